@@ -1,0 +1,73 @@
+"""The per-channel formulas that every kernel shares: r and d, and the running statistics.
+
+All take and return (C,) or (G, C) tensors, with one row for each group of examples that is
+normalized together, and all expect tensors that carry no gradient.
+"""
+
+import torch
+from torch import Tensor
+
+
+def correction(
+    mean: Tensor,
+    var: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    r_max: float | Tensor,
+    d_max: float | Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """``r = clip(sigma_B / sigma, 1/r_max, r_max)`` and ``d = clip((mu_B - mu) / sigma, ±d_max)``.
+
+    With ``sigma_B = sqrt(var + eps)`` (biased) and ``sigma = sqrt(running_var + eps)``.
+    Source: Ioffe 2017, Algorithm 1.
+    """
+    sigma = (running_var + eps).sqrt()
+    r = ((var + eps).sqrt() / sigma).clamp(1 / r_max, r_max)
+    d = ((mean - running_mean) / sigma).clamp(-d_max, d_max)
+    return r, d
+
+
+def updated(
+    mean: Tensor,
+    var: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float | Tensor,
+    eps: float,
+    share: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The running statistics after this batch, and whether the batch was counted.
+
+    ``mu += momentum * (mu_B - mu)`` and ``sigma += momentum * (sigma_B - sigma)``; the stored
+    variance is ``sigma^2 - eps``. Squaring sigma would round away variances far below eps, so the
+    step of the variance is written out: with ``delta = sigma_B - sigma``,
+    ``var += momentum * delta * (2 * sigma + momentum * delta)``, the same number.
+
+    A batch with any non-finite statistic is not counted and changes nothing, decided on the
+    device: one overflow must not poison the statistics for ever.
+
+    Args:
+        mean, var: biased batch statistics, (C,), or (G, C) with ``share``.
+        running_mean, running_var: (C,), before this batch.
+        momentum: update rate of this call, not of each group.
+        eps: inside both roots.
+        share: (G, 1), what part each group has in the update; sums to 1, or to 0 if no group
+            has statistics.
+    """
+    sigma = (running_var + eps).sqrt()
+    mean_step = mean - running_mean
+    sigma_step = (var - running_var) / ((var + eps).sqrt() + sigma)
+    counted = mean_step.isfinite().all() & sigma_step.isfinite().all()
+    if share is not None:
+        mean_step = (share * mean_step).sum(0)
+        sigma_step = (share * sigma_step).sum(0)
+        counted = counted & (share.sum() > 0)
+    new_mean = running_mean + momentum * mean_step
+    new_var = running_var + momentum * sigma_step * (2 * sigma + momentum * sigma_step)
+    new_var = new_var.clamp(min=0)  # rounding alone can go below
+    return (
+        torch.where(counted, new_mean, running_mean),
+        torch.where(counted, new_var, running_var),
+        counted,
+    )

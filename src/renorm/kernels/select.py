@@ -1,0 +1,85 @@
+"""Which kernel serves a call, and why.
+
+An explicit request works or raises; without one, the fastest kernel that takes the call is used.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from renorm.errors import ArgumentError
+from renorm.kernels import aten, composite
+from renorm.kernels.call import Call, Outcome
+
+
+class Choice(NamedTuple):
+    """A kernel's name, and why it was chosen."""
+
+    kernel: str
+    reason: str
+
+
+_KERNELS = {"aten": aten, "composite": composite}
+
+
+def names() -> tuple[str, ...]:
+    """The kernels there are, fastest first."""
+    return tuple(_KERNELS)
+
+
+def choose(call: Call, kernel: str | None = None) -> Choice:
+    """The kernel for this call: the one asked for, or the fastest that takes it.
+
+    Raises:
+        ArgumentError: no such kernel, or the one asked for does not take this call.
+    """
+    if kernel is not None and kernel not in _KERNELS:
+        raise ArgumentError(
+            f"There is no kernel {kernel!r}; there are {', '.join(_KERNELS)}. "
+            "Pass None to have one chosen."
+        )
+    obstacle = _aten_obstacle(call)
+    if kernel == "aten" and obstacle:
+        raise ArgumentError(
+            f"The kernel 'aten' was asked for, but {obstacle}. Pass kernel=None to have one chosen."
+        )
+    if kernel is not None:
+        return Choice(kernel, "asked for")
+    if obstacle:
+        return Choice("composite", obstacle)
+    return Choice("aten", f"native operations on {call.x.device.type}")
+
+
+def run(call: Call, kernel: str | None = None) -> Outcome:
+    """Compute the call with the chosen kernel."""
+    return _KERNELS[choose(call, kernel).kernel].run(call)
+
+
+def batch_mean(call: Call, kernel: str | None = None) -> Tensor:
+    """The batch means that ``run`` would compute for this call."""
+    mean: Callable[[Call], Tensor] = _KERNELS[choose(call, kernel).kernel].batch_mean
+    return mean(call)
+
+
+def _aten_obstacle(call: Call) -> str | None:
+    """Why the native operations cannot take this call, or None if they can."""
+    if call.mask is not None:
+        return "a mask needs weighted statistics"
+    if call.microbatch is not None and call.microbatch < call.x.shape[0]:
+        return "microbatches need statistics per group"
+    if torch.compiler.is_compiling():
+        return "the compiler fuses plain operations itself"
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    if call.x.device.type not in ("cpu", "cuda"):
+        return f"the native operations are not there on {call.x.device.type}"
+    if type(call.x) not in (Tensor, torch.nn.Parameter):
+        return f"the input is a tensor subclass ({type(call.x).__name__})"
+    if call.x.shape[:1].numel() * call.x.shape[2:].numel() == 1:
+        return "one value per channel takes the running statistics"
+    return None

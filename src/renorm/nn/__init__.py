@@ -1,0 +1,12 @@
+"""The layers: the only place that writes buffers."""
+
+from renorm.nn.activated import BatchRenormAct2d as BatchRenormAct2d
+from renorm.nn.batch_renorm import BatchRenorm as BatchRenorm
+from renorm.nn.batch_renorm import BatchRenorm1d as BatchRenorm1d
+from renorm.nn.batch_renorm import BatchRenorm2d as BatchRenorm2d
+from renorm.nn.batch_renorm import BatchRenorm3d as BatchRenorm3d
+from renorm.nn.freezing import freeze as freeze
+from renorm.nn.freezing import unfreeze as unfreeze
+from renorm.nn.lazy import LazyBatchRenorm1d as LazyBatchRenorm1d
+from renorm.nn.lazy import LazyBatchRenorm2d as LazyBatchRenorm2d
+from renorm.nn.lazy import LazyBatchRenorm3d as LazyBatchRenorm3d

@@ -1,0 +1,264 @@
+"""Batch Renormalization as nn.Modules: subclasses of nn.BatchNorm with the same state."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from renorm import functional, kernels, limits
+from renorm.errors import ArgumentError
+from renorm.kernels import Call
+from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
+
+Schedule = Callable[[Any], tuple[Any, Any]]
+
+
+class BatchRenorm(_BatchNorm):
+    """Batch Renormalization of any rank: (N, C) or (N, C, *spatial).
+
+    In training, with eps inside roots and the biased variance of the batch::
+
+        y = weight * ((x - mu_B) / sigma_B * r + d) + bias
+        r = clip(sigma_B / sigma, 1 / r_max, r_max)
+        d = clip((mu_B - running_mean) / sigma, -d_max, d_max),  sigma = sqrt(running_var + eps)
+
+    r and d carry no gradient and use the statistics from before this step; then
+    ``running_mean`` and ``sigma`` move towards the batch's by ``momentum``. In eval it is
+    nn.BatchNorm, the same operation on the same five state entries, so checkpoints load both
+    ways. The 1d, 2d and 3d classes also check the rank of their input.
+
+    Args:
+        num_features: C, the number of channels.
+        eps: added to variances inside the root, above 0.
+        momentum: update rate of the running statistics, 0 to 1; None for the plain average over
+            all batches so far. The paper's is 0.01, "relatively fast" for it; torch's default
+            of 0.1 for batch norm lets the reference jump with every batch.
+        affine: whether there are weight and bias.
+        track_running_stats: if False, there is no reference: batch statistics, always. Set to
+            False later, the layer reads its statistics and no longer writes them.
+        device, dtype: of parameters and statistics.
+        bias: whether an affine layer has a bias.
+        limits: ``step -> (r_max, d_max)``, see ``renorm.limits``; the step is
+            ``num_batches_tracked``, so the schedule resumes with the checkpoint.
+        microbatch: normalize in groups of this many examples; None for the whole batch.
+        single: a channel with one value per group raises (``"raise"``), or is normalized by the
+            running statistics, which then stay as they are (``"running"``).
+        kernel: implementation to use; None has the fastest that takes the input chosen.
+
+    Source: Ioffe 2017 (arXiv 1702.03275), Algorithm 1.
+    """
+
+    limits: Schedule
+    microbatch: int | None
+    single: Literal["raise", "running"]
+    kernel: str | None
+    frozen: bool
+    _memory: Memory
+    _ranks: ClassVar[tuple[int, ...]] = ()
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.01,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        limits: Schedule = limits.paper(),
+        microbatch: int | None = None,
+        single: Literal["raise", "running"] = "raise",
+        kernel: str | None = None,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+        )
+        self.configure(limits=limits, microbatch=microbatch, single=single, kernel=kernel)
+
+    def configure(
+        self,
+        *,
+        limits: Schedule = limits.paper(),
+        microbatch: int | None = None,
+        single: Literal["raise", "running"] = "raise",
+        kernel: str | None = None,
+    ) -> None:
+        """Set everything that this layer has and nn.BatchNorm has not.
+
+        Raises:
+            ArgumentError: a setting outside the ranges above.
+        """
+        if not callable(limits):
+            raise ArgumentError(
+                f"limits is called with the step and returns (r_max, d_max), got {limits!r}. "
+                "Take one of renorm.limits, such as limits.paper() or limits.fixed(3, 5)."
+            )
+        functional.check_settings(self.momentum, self.eps, microbatch, single, kernel)
+        self.limits = limits
+        self.microbatch = microbatch
+        self.single = single
+        self.kernel = kernel
+        self.frozen = False
+        self._memory = Memory()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x (N, C, *spatial).
+
+        Args:
+            x: the input.
+            mask: (N, *spatial) bool, True = real data. Padding enters no statistic and is
+                returned as 0.
+        """
+        self._check_input_dim(x)
+        if self.running_mean is not None and (self.frozen or not self.training):
+            return self._by_running_statistics(x, mask)
+        return self._by_batch_statistics(x, mask)
+
+    def restart_limits(self) -> None:
+        """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.zero_()
+
+    def extra_repr(self) -> str:
+        text = f"{super().extra_repr()}, limits={self.limits}"
+        if self.microbatch is not None:
+            text += f", microbatch={self.microbatch}"
+        if self.single != "raise":
+            text += f", single={self.single!r}"
+        if self.kernel is not None:
+            text += f", kernel={self.kernel!r}"
+        return text + (", frozen" if self.frozen else "")
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if not isinstance(input, Tensor):  # a proxy of torch.fx knows no shape
+            return
+        if self._ranks and input.dim() not in self._ranks:
+            allowed = " or ".join(f"{rank}-D" for rank in self._ranks)
+            raise ArgumentError(
+                f"{type(self).__name__} takes {allowed} input (N, C, *spatial), got "
+                f"{input.dim()}-D of shape {tuple(input.shape)}."
+            )
+        if input.dim() < 2 or input.shape[1] != self.num_features:
+            raise ArgumentError(
+                f"{type(self).__name__}({self.num_features}) takes input with "
+                f"{self.num_features} channels in dimension 1, got shape {tuple(input.shape)}."
+            )
+
+    def _by_running_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        assert mean is not None
+        assert var is not None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # a training forward may move the buffers before this one's backward reads them
+            mean, var = mean.clone(), var.clone()
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        if mask is None:
+            return y
+        functional.check_mask(x, mask)
+        return torch.where(mask.unsqueeze(1), y, 0)
+
+    def _by_batch_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        reference = self._reference()
+        call = self._call(x, mask, reference)
+        functional.check(call, self.single)
+        repeated = None
+        if reference is not None and self._memory and in_backward():
+            mean = kernels.batch_mean(call, self.kernel)
+            reference, repeated = self._memory.find(mean, reference)
+            call = self._call(x, mask, reference)
+        outcome = functional.apply(call, self.kernel)
+        if reference is None:
+            return outcome.y
+        if repeated is None and may_be_repeated():
+            self._memory.keep(outcome.batch_mean, reference)
+        if self.training and self.track_running_stats:
+            self._write(outcome, repeated)
+        return outcome.y
+
+    def _reference(self) -> Reference | None:
+        if self.running_mean is None or self.running_var is None:
+            return None
+        step = self.num_batches_tracked
+        return Reference(self.running_mean, self.running_var, 0 if step is None else step)
+
+    def _call(self, x: Tensor, mask: Tensor | None, reference: Reference | None) -> Call:
+        momentum = self.momentum
+        if reference is None:
+            mean, var, r_max, d_max = None, None, 1.0, 0.0
+        else:
+            mean, var, step = reference
+            r_max, d_max = self.limits(step)
+            if momentum is None:
+                momentum = 1 / (step + 1)
+        return Call(
+            x,
+            mean,
+            var,
+            self.weight,
+            self.bias,
+            r_max,
+            d_max,
+            1.0 if momentum is None else momentum,
+            self.eps,
+            mask,
+            self.microbatch,
+        )
+
+    def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
+        """Move the buffers to the new statistics, in place; not for a repeated forward."""
+        new_mean, new_var, counted = outcome.new_mean, outcome.new_var, outcome.counted
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert new_mean is not None
+        assert new_var is not None
+        assert counted is not None
+        with torch.no_grad():
+            if repeated is not None:
+                counted = counted & ~repeated
+                new_mean = torch.where(repeated, self.running_mean, new_mean)
+                new_var = torch.where(repeated, self.running_var, new_var)
+            self.running_mean.copy_(new_mean)
+            self.running_var.copy_(new_var)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(counted)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_memory": Memory()}
+
+
+class BatchRenorm1d(BatchRenorm, nn.BatchNorm1d):
+    """Batch Renormalization of (N, C) or (N, C, L) input; see ``BatchRenorm`` for everything.
+
+    >>> layer = BatchRenorm1d(4, limits=limits.fixed(3, 5))
+    >>> layer(torch.randn(8, 4)).shape
+    torch.Size([8, 4])
+    """
+
+    _ranks = (2, 3)
+
+
+class BatchRenorm2d(BatchRenorm, nn.BatchNorm2d):
+    """Batch Renormalization of (N, C, H, W) input; see ``BatchRenorm`` for everything.
+
+    >>> layer = BatchRenorm2d(16)
+    >>> y = layer(torch.randn(2, 16, 8, 8))
+    >>> sorted(layer.state_dict()) == sorted(nn.BatchNorm2d(16).state_dict())
+    True
+    """
+
+    _ranks = (4,)
+
+
+class BatchRenorm3d(BatchRenorm, nn.BatchNorm3d):
+    """Batch Renormalization of (N, C, D, H, W) input; see ``BatchRenorm`` for everything.
+
+    >>> BatchRenorm3d(2)(torch.randn(1, 2, 3, 4, 4)).shape
+    torch.Size([1, 2, 3, 4, 4])
+    """
+
+    _ranks = (5,)

@@ -1,0 +1,65 @@
+"""Batch renorm layers that take the number of channels from their first input."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _LazyNormBase
+
+from renorm import limits
+from renorm.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, Schedule
+
+
+class _LazyBatchRenorm(_LazyNormBase):
+    """A layer without ``num_features``; it becomes the plain layer at the first forward."""
+
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.01,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        limits: Schedule = limits.paper(),
+        microbatch: int | None = None,
+        single: Literal["raise", "running"] = "raise",
+        kernel: str | None = None,
+    ) -> None:
+        super().__init__(eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.configure(limits=limits, microbatch=microbatch, single=single, kernel=kernel)
+
+    def initialize_parameters(self, input: Tensor, mask: Any = None) -> None:  # type: ignore[override]
+        super().initialize_parameters(input)
+
+
+class LazyBatchRenorm1d(_LazyBatchRenorm, BatchRenorm1d):  # type: ignore[misc]
+    """A ``BatchRenorm1d`` whose ``num_features`` is the first input's ``shape[1]``.
+
+    >>> LazyBatchRenorm1d()(torch.randn(8, 4)).shape
+    torch.Size([8, 4])
+    """
+
+    cls_to_become = BatchRenorm1d  # type: ignore[assignment]
+
+
+class LazyBatchRenorm2d(_LazyBatchRenorm, BatchRenorm2d):  # type: ignore[misc]
+    """A ``BatchRenorm2d`` whose ``num_features`` is the first input's ``shape[1]``.
+
+    >>> LazyBatchRenorm2d()(torch.randn(2, 16, 8, 8)).shape
+    torch.Size([2, 16, 8, 8])
+    """
+
+    cls_to_become = BatchRenorm2d  # type: ignore[assignment]
+
+
+class LazyBatchRenorm3d(_LazyBatchRenorm, BatchRenorm3d):  # type: ignore[misc]
+    """A ``BatchRenorm3d`` whose ``num_features`` is the first input's ``shape[1]``.
+
+    >>> LazyBatchRenorm3d()(torch.randn(1, 2, 3, 4, 4)).shape
+    torch.Size([1, 2, 3, 4, 4])
+    """
+
+    cls_to_become = BatchRenorm3d  # type: ignore[assignment]

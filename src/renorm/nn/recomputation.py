@@ -1,0 +1,80 @@
+"""Remembering training forwards, so that activation checkpointing can repeat them exactly.
+
+Checkpointing runs a forward a second time inside the backward pass. By then the running statistics
+have moved on, so r and d would differ, and the gradient would be of another function. Each
+forward that may be repeated therefore leaves its batch mean and the reference it used. A repeated
+one is recognised by its batch mean and given that reference again. All on the device: nothing is
+read by the host.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_KEPT = 64  # forwards of one layer between a forward and its backward; deep pipelines have 32
+
+# two batches differ by about 1/sqrt(values) standard deviations; a repeated one by rounding
+_SAME = 1e-4
+
+
+class Reference(NamedTuple):
+    """What r and d are taken against: running statistics and the number of updates so far."""
+
+    mean: Tensor
+    var: Tensor
+    step: Tensor | int
+
+
+class Memory:
+    """The recent training forwards of one layer that may be repeated."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[Tensor, Reference]] = deque(maxlen=_KEPT)
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def keep(self, batch_mean: Tensor, reference: Reference) -> None:
+        """Remember a forward: its (G, C) batch means, and the reference it used."""
+        copies = (t.detach().clone() if isinstance(t, Tensor) else t for t in reference)
+        self._entries.appendleft((batch_mean.detach().mean(0), Reference(*copies)))
+
+    def find(self, batch_mean: Tensor, current: Reference) -> tuple[Reference, Tensor]:
+        """The reference of the latest forward with these means, and whether there was one.
+
+        Without one, this is a first forward that happens to run inside a backward pass, and the
+        current reference is right.
+        """
+        mean = batch_mean.mean(0)
+        kept = [(m, ref) for m, ref in self._entries if m.shape == mean.shape]
+        if not kept:
+            return current, torch.zeros((), dtype=torch.bool, device=mean.device)
+        sigma = torch.stack([ref.var for _, ref in kept]).to(mean.dtype).clamp(min=0).sqrt()
+        distance = (torch.stack([m for m, _ in kept]) - mean).abs() - _SAME * sigma
+        same = (distance <= 0).all(1)
+        found, latest = same.any(), same.int().argmax()
+
+        def pick(field: int, now: Tensor | int) -> Tensor:
+            now = torch.as_tensor(now, device=mean.device)
+            then = torch.stack([torch.as_tensor(ref[field], device=mean.device) for _, ref in kept])
+            return torch.where(found, then[latest], now)
+
+        return Reference(*(pick(i, now) for i, now in enumerate(current))), found
+
+
+def in_backward() -> bool:
+    """Whether autograd is running a backward pass: a forward here is likely a repeated one."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def may_be_repeated() -> bool:
+    """Whether this forward may run inside a checkpoint.
+
+    A non-reentrant checkpoint installs hooks on saved tensors, a reentrant one runs without grad.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None or not torch.is_grad_enabled()
