@@ -46,8 +46,10 @@ def batch_renorm(
 
     Args:
         x: input (N, C, *spatial), floating point.
-        running_mean, running_var: (C,) each, or both None for batch norm without a reference.
-        weight, bias: (C,) each, or None.
+        running_mean: (C,), or None, with running_var, for batch norm without a reference.
+        running_var: (C,), or None.
+        weight: (C,), or None for ones.
+        bias: (C,), or None for zeros.
         r_max: bound of r, at least 1; a float or a 0-d tensor.
         d_max: bound of d, at least 0; a float or a 0-d tensor.
         momentum: update rate of the running statistics in one call, 0 to 1.

@@ -131,7 +131,7 @@ class Limits:
         return f"r_max {self.r_max}, d_max {self.d_max}"
 
     def to_json(self) -> str:
-        """This schedule as a JSON object; infinite limits are written as the string "inf"."""
+        """The schedule as a JSON object; infinite limits are written as the string "inf"."""
         ramps = {
             name: {key: "inf" if value == math.inf else value for key, value in ramp.items()}
             for name, ramp in asdict(self).items()
@@ -157,7 +157,8 @@ class Limits:
 
 
 def _ramp_from_json(ramp: dict[str, Any]) -> Ramp:
-    return Ramp(**{key: math.inf if value == "inf" else value for key, value in ramp.items()})
+    values: dict[str, Any] = {k: math.inf if v == "inf" else v for k, v in ramp.items()}
+    return Ramp(**values)
 
 
 def paper() -> Limits:

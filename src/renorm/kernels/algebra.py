@@ -4,6 +4,8 @@ All take and return (C,) or (G, C) tensors, with one row for each group of examp
 normalized together, and all expect tensors that carry no gradient.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,9 +25,13 @@ def correction(
     Source: Ioffe 2017, Algorithm 1.
     """
     sigma = (running_var + eps).sqrt()
-    r = ((var + eps).sqrt() / sigma).clamp(1 / r_max, r_max)
-    d = ((mean - running_mean) / sigma).clamp(-d_max, d_max)
+    r = _clipped((var + eps).sqrt() / sigma, 1 / r_max, r_max)
+    d = _clipped((mean - running_mean) / sigma, -d_max, d_max)
     return r, d
+
+
+def _clipped(t: Tensor, low: Any, high: Any) -> Tensor:
+    return t.clamp(low, high)  # both numbers or both 0-d tensors
 
 
 def updated(
@@ -48,8 +54,10 @@ def updated(
     device: one overflow must not poison the statistics for ever.
 
     Args:
-        mean, var: biased batch statistics, (C,), or (G, C) with ``share``.
-        running_mean, running_var: (C,), before this batch.
+        mean: batch mean (C,), or (G, C) with ``share``.
+        var: biased batch variance, as ``mean``.
+        running_mean: (C,), before this batch.
+        running_var: (C,), before this batch.
         momentum: update rate of this call, not of each group.
         eps: inside both roots.
         share: (G, 1), what part each group has in the update; sums to 1, or to 0 if no group

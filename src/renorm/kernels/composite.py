@@ -17,7 +17,7 @@ from renorm.kernels.call import Call, Outcome, accumulation_dtype
 class _Moments(NamedTuple):
     mean: Tensor  # (G, 1, C, 1, ...)
     var: Tensor  # (G, 1, C, 1, ...), biased
-    count: Tensor  # values per channel: (G, 1, 1, 1, ...)
+    values: Tensor  # values per channel: (G, 1, 1, 1, ...)
 
 
 def run(call: Call) -> Outcome:
@@ -29,7 +29,7 @@ def run(call: Call) -> Outcome:
     if call.running_mean is None or call.running_var is None:
         return Outcome(y, mean, None, None, None)
     var = torch.cat([m.var.detach().flatten(1) for m in moments])
-    count = torch.cat([m.count.flatten(1) for m in moments])
+    count = torch.cat([m.values.flatten(1) for m in moments])
     share = count * (count > 1)  # one value has no spread: it says nothing about sigma
     new_mean, new_var, counted = updated(
         mean,
@@ -97,7 +97,7 @@ def _normalize(x: Tensor, mask: Tensor | None, call: Call) -> tuple[Tensor, _Mom
     if call.running_mean is not None and call.running_var is not None:
         running_mean = call.running_mean.detach().to(wide.dtype).view(shape)
         running_var = call.running_var.detach().to(wide.dtype).view(shape)
-        known = moments.count > 1
+        known = moments.values > 1
         mean = torch.where(known, mean, running_mean)
         var = torch.where(known, var, running_var)
         r, d = correction(

@@ -36,6 +36,6 @@ class BatchRenormAct2d(BatchRenorm2d):
         self.drop = nn.Identity() if drop is None else drop
         self.act = nn.Identity() if act is None else act
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalize, drop and activate x (N, C, H, W); masked positions are act(drop(0))."""
-        return self.act(self.drop(super().forward(x, mask)))
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize, drop and activate ``input`` (N, C, H, W); padding becomes act(drop(0))."""
+        return self.act(self.drop(super().forward(input, mask)))

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from renorm import functional, kernels, limits
+from renorm import functional, kernels
 from renorm.errors import ArgumentError
 from renorm.kernels import Call
+from renorm.limits import paper
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
 Schedule = Callable[[Any], tuple[Any, Any]]
+PAPER = paper()
 
 
 class BatchRenorm(_BatchNorm):
@@ -70,7 +72,7 @@ class BatchRenorm(_BatchNorm):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
-        limits: Schedule = limits.paper(),
+        limits: Schedule = PAPER,
         microbatch: int | None = None,
         single: Literal["raise", "running"] = "raise",
         kernel: str | None = None,
@@ -83,7 +85,7 @@ class BatchRenorm(_BatchNorm):
     def configure(
         self,
         *,
-        limits: Schedule = limits.paper(),
+        limits: Schedule = PAPER,
         microbatch: int | None = None,
         single: Literal["raise", "running"] = "raise",
         kernel: str | None = None,
@@ -106,18 +108,18 @@ class BatchRenorm(_BatchNorm):
         self.frozen = False
         self._memory = Memory()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalize x (N, C, *spatial).
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize ``input`` (N, C, *spatial).
 
         Args:
-            x: the input.
+            input: floating point, C channels in dimension 1.
             mask: (N, *spatial) bool, True = real data. Padding enters no statistic and is
                 returned as 0.
         """
-        self._check_input_dim(x)
+        self._check_input_dim(input)
         if self.running_mean is not None and (self.frozen or not self.training):
-            return self._by_running_statistics(x, mask)
-        return self._by_batch_statistics(x, mask)
+            return self._by_running_statistics(input, mask)
+        return self._by_batch_statistics(input, mask)
 
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
@@ -125,6 +127,7 @@ class BatchRenorm(_BatchNorm):
             self.num_batches_tracked.zero_()
 
     def extra_repr(self) -> str:
+        """The settings, as ``print(model)`` shows them."""
         text = f"{super().extra_repr()}, limits={self.limits}"
         if self.microbatch is not None:
             text += f", microbatch={self.microbatch}"
@@ -234,7 +237,8 @@ class BatchRenorm(_BatchNorm):
 class BatchRenorm1d(BatchRenorm, nn.BatchNorm1d):
     """Batch Renormalization of (N, C) or (N, C, L) input; see ``BatchRenorm`` for everything.
 
-    >>> layer = BatchRenorm1d(4, limits=limits.fixed(3, 5))
+    >>> from renorm.limits import fixed
+    >>> layer = BatchRenorm1d(4, limits=fixed(3, 5))
     >>> layer(torch.randn(8, 4)).shape
     torch.Size([8, 4])
     """

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _LazyNormBase
 
-from renorm import limits
-from renorm.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, Schedule
+from renorm.nn.batch_renorm import (
+    PAPER,
+    BatchRenorm,
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenorm3d,
+    Schedule,
+)
 
 
-class _LazyBatchRenorm(_LazyNormBase):
+class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
     """A layer without ``num_features``; it becomes the plain layer at the first forward."""
 
     def __init__(
@@ -23,12 +29,14 @@ class _LazyBatchRenorm(_LazyNormBase):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
-        limits: Schedule = limits.paper(),
+        limits: Schedule = PAPER,
         microbatch: int | None = None,
         single: Literal["raise", "running"] = "raise",
         kernel: str | None = None,
     ) -> None:
-        super().__init__(eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        # momentum=None is allowed; torch's own annotation forgets it
+        momentum_: Any = momentum
+        super().__init__(eps, momentum_, affine, track_running_stats, device, dtype, bias=bias)
         self.configure(limits=limits, microbatch=microbatch, single=single, kernel=kernel)
 
     def initialize_parameters(self, input: Tensor, mask: Any = None) -> None:  # type: ignore[override]

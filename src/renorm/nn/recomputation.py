@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _top_saved_tensors_default_hooks
 
 _KEPT = 64  # forwards of one layer between a forward and its backward; deep pipelines have 32
 
@@ -38,8 +39,10 @@ class Memory:
 
     def keep(self, batch_mean: Tensor, reference: Reference) -> None:
         """Remember a forward: its (G, C) batch means, and the reference it used."""
-        copies = (t.detach().clone() if isinstance(t, Tensor) else t for t in reference)
-        self._entries.appendleft((batch_mean.detach().mean(0), Reference(*copies)))
+        mean, var, step = reference
+        step = step.clone() if isinstance(step, Tensor) else step
+        copy = Reference(mean.detach().clone(), var.detach().clone(), step)
+        self._entries.appendleft((batch_mean.mean(0), copy))
 
     def find(self, batch_mean: Tensor, current: Reference) -> tuple[Reference, Tensor]:
         """The reference of the latest forward with these means, and whether there was one.
@@ -76,5 +79,4 @@ def may_be_repeated() -> bool:
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return hooks is not None or not torch.is_grad_enabled()
+    return not torch.is_grad_enabled() or _top_saved_tensors_default_hooks(False) is not None

@@ -1,0 +1,15 @@
+"""The papers' equations in float64 NumPy: the oracle of tests and benchmarks.
+
+Readable in one sitting and slow on purpose. Arrays are (m, C): m values in C channels; a feature
+map (N, C, *spatial) is brought to that shape by ``as_rows`` and back by ``as_maps``.
+"""
+
+from renorm.reference.batch_norm import batch_norm as batch_norm
+from renorm.reference.batch_norm import batch_norm_backward as batch_norm_backward
+from renorm.reference.batch_norm import inference as inference
+from renorm.reference.batch_norm import population as population
+from renorm.reference.batch_renorm import Renormalized as Renormalized
+from renorm.reference.batch_renorm import batch_renorm as batch_renorm
+from renorm.reference.batch_renorm import batch_renorm_backward as batch_renorm_backward
+from renorm.reference.shapes import as_maps as as_maps
+from renorm.reference.shapes import as_rows as as_rows
