@@ -1,8 +1,8 @@
 """Batch renorm from differentiable torch operations: slower, and right everywhere.
 
 It serves masks and microbatches, torch.func transforms, forward-mode AD, compilation (inductor
-fuses it), and every device without a kernel of its own. Statistics are taken in float32 at
-least, around a centre, so that a large offset cancels before anything is squared.
+fuses it), and every device without a kernel of its own. The input is first moved to about zero
+in float32 at least, so that a large offset cancels before anything is squared.
 """
 
 from typing import NamedTuple
@@ -14,23 +14,27 @@ from renorm.kernels.algebra import correction, updated
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 
 
-class _Moments(NamedTuple):
-    mean: Tensor  # (G, 1, C, 1, ...)
+class _Centred(NamedTuple):
+    """One stack of equal groups, moved to about zero, and its moments about that centre."""
+
+    x: Tensor  # (G, n, C, ...), 0 where masked
+    centre: Tensor  # (G, 1, C, 1, ...), constant
+    mean: Tensor  # (G, 1, C, 1, ...), small
     var: Tensor  # (G, 1, C, 1, ...), biased
     values: Tensor  # values per channel: (G, 1, 1, 1, ...)
 
 
 def run(call: Call) -> Outcome:
     """Normalize ``call.x`` in groups of ``microbatch`` examples (one group if None)."""
-    parts = [_normalize(x, mask, call) for x, mask in _groups(call)]
-    ys, moments = zip(*parts, strict=True)
+    groups = [(_centred(x, mask), mask) for x, mask in _groups(call)]
+    ys = [_normalized(group, mask, call) for group, mask in groups]
     y = ys[0] if len(ys) == 1 else torch.cat(ys)
-    mean = torch.cat([m.mean.detach().flatten(1) for m in moments])
+    mean = torch.cat([(g.centre + g.mean.detach()).flatten(1) for g, _ in groups])
     if call.running_mean is None or call.running_var is None:
         return Outcome(y, mean, None, None, None)
-    var = torch.cat([m.var.detach().flatten(1) for m in moments])
-    count = torch.cat([m.values.flatten(1) for m in moments])
-    share = count * (count > 1)  # one value has no spread: it says nothing about sigma
+    var = torch.cat([g.var.detach().flatten(1) for g, _ in groups])
+    values = torch.cat([g.values.flatten(1) for g, _ in groups])
+    share = values * (values > 1)  # one value has no spread: it says nothing about sigma
     new_mean, new_var, counted = updated(
         mean,
         var,
@@ -45,8 +49,8 @@ def run(call: Call) -> Outcome:
 
 def batch_mean(call: Call) -> Tensor:
     """The (G, C) means that ``run`` would return, bit for bit."""
-    means = [_moments(_wide(x.detach()), mask).mean.flatten(1) for x, mask in _groups(call)]
-    return torch.cat(means)
+    groups = [_centred(x.detach(), mask) for x, mask in _groups(call)]
+    return torch.cat([(g.centre + g.mean).flatten(1) for g in groups])
 
 
 def _groups(call: Call) -> list[tuple[Tensor, Tensor | None]]:
@@ -68,36 +72,34 @@ def _groups(call: Call) -> list[tuple[Tensor, Tensor | None]]:
     ]
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(accumulation_dtype(x.dtype))
-
-
-def _moments(x: Tensor, mask: Tensor | None) -> _Moments:
-    """Differentiable mean and biased variance of each group and channel of x (G, n, C, ...)."""
+def _centred(x: Tensor, mask: Tensor | None) -> _Centred:
+    """Centre each group and channel of x (G, n, C, ...), and take differentiable moments."""
+    x = x.to(accumulation_dtype(x.dtype))
     dims = [1, *range(3, x.dim())]
     if mask is None:
+        centre = x.detach().mean(dims, keepdim=True)
+        x = x - centre
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-        count = x.shape[1] * x.shape[3:].numel()
-        return _Moments(mean, var, mean.new_full((x.shape[0], *[1] * (x.dim() - 1)), count))
-    count = mask.sum(dims, keepdim=True, dtype=x.dtype)
-    divisor = count.clamp(min=1)
+        values = x.shape[1] * x.shape[3:].numel()
+        ones = mean.new_ones((x.shape[0], *[1] * (x.dim() - 1)))
+        return _Centred(x, centre, mean, var, ones * values)
+    values = mask.sum(dims, keepdim=True, dtype=x.dtype)
+    divisor = values.clamp(min=1)
     centre = torch.where(mask, x, 0).detach().sum(dims, keepdim=True) / divisor
-    centred = torch.where(mask, x - centre, 0)  # padding may hold anything, NaN included
-    shift = centred.sum(dims, keepdim=True) / divisor
-    var = centred.square().sum(dims, keepdim=True) / divisor - shift.square()
-    return _Moments(centre + shift, var.clamp(min=0), count)
+    x = torch.where(mask, x - centre, 0)  # padding may hold anything, NaN included
+    mean = x.sum(dims, keepdim=True) / divisor
+    var = x.square().sum(dims, keepdim=True) / divisor - mean.square()
+    return _Centred(x, centre, mean, var.clamp(min=0), values)
 
 
-def _normalize(x: Tensor, mask: Tensor | None, call: Call) -> tuple[Tensor, _Moments]:
-    """One stack of equal groups: (G, n, C, ...) in, (G * n, C, ...) and its moments out."""
-    wide = _wide(x)
-    moments = _moments(wide, mask)
-    mean, var, r, d = moments.mean, moments.var, None, None
-    shape = (-1, *[1] * (x.dim() - 3))  # (C,) against (G, n, C, ...)
+def _normalized(group: _Centred, mask: Tensor | None, call: Call) -> Tensor:
+    """The output (G * n, C, ...) of one stack of equal groups, in the dtype of ``call.x``."""
+    mean, var, r, d = group.mean, group.var, None, None
+    dtype, shape = mean.dtype, (-1, *[1] * (group.x.dim() - 3))  # (C,) against (G, n, C, ...)
     if call.running_mean is not None and call.running_var is not None:
-        running_mean = call.running_mean.detach().to(wide.dtype).view(shape)
-        running_var = call.running_var.detach().to(wide.dtype).view(shape)
-        known = moments.values > 1
+        running_mean = call.running_mean.detach().to(dtype).view(shape) - group.centre
+        running_var = call.running_var.detach().to(dtype).view(shape)
+        known = group.values > 1
         mean = torch.where(known, mean, running_mean)
         var = torch.where(known, var, running_var)
         r, d = correction(
@@ -107,14 +109,14 @@ def _normalize(x: Tensor, mask: Tensor | None, call: Call) -> tuple[Tensor, _Mom
     if r is not None:
         scale = scale * r
     if call.weight is not None:
-        weight = call.weight.to(wide.dtype).view(shape)
+        weight = call.weight.to(dtype).view(shape)
         scale = scale * weight
         d = None if d is None else d * weight
-    y = (wide - mean) * scale
+    y = (group.x - mean) * scale
     if d is not None:
         y = y + d
     if call.bias is not None:
-        y = y + call.bias.to(wide.dtype).view(shape)
+        y = y + call.bias.to(dtype).view(shape)
     if mask is not None:
         y = torch.where(mask, y, 0)
-    return y.to(x.dtype).flatten(0, 1), moments
+    return y.to(call.x.dtype).flatten(0, 1)

@@ -1,0 +1,41 @@
+"""Every check on every layer, kernel and case it applies to."""
+
+import pytest
+from contract.checks import CHECKS, Check
+from support.cases import CASES, Case
+from support.subjects import SUBJECTS, Subject
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.id)
+def test_contract(subject: Subject, check: Check) -> None:
+    cases = [case for case in CASES if check.when(subject, case)]
+    if not cases:
+        pytest.skip(f"{check.id} is about renormalization or masks, which torch's layer has not")
+    failures = []
+    for case in cases:
+        try:
+            check.run(subject, case)
+        except AssertionError as error:
+            failures.append(f"{case.id}: {error}")
+    assert not failures, "\n".join([f"{len(failures)} of {len(cases)} cases", *failures])
+
+
+def test_case_ids_are_unique() -> None:
+    ids = [case.id for case in CASES]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_check_applies_to_our_layers() -> None:
+    idle = [c.id for c in CHECKS if not any(c.when(SUBJECTS[0], case) for case in CASES)]
+    assert not idle
+
+
+def test_cases_are_reproducible() -> None:
+    from support.cases import inputs
+
+    def tensors(case: Case) -> list:
+        return [inputs(case).x, inputs(case).dy, inputs(case).running_var]
+
+    for case in CASES[:5]:
+        assert all((a == b).all() for a, b in zip(tensors(case), tensors(case), strict=True))

@@ -1,0 +1,96 @@
+"""What a case must give, from the float64 reference: the same inputs, another code."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from support.cases import Case, Inputs
+from torch import Tensor
+
+from renorm import reference
+
+
+@dataclass
+class Expected:
+    """Exact results in float64, and the sizes against which rounding is judged."""
+
+    y: Tensor
+    dx: Tensor
+    dweight: Tensor
+    dbias: Tensor
+    new_mean: Tensor
+    new_var: Tensor
+    offset: float  # largest |mean| / std of a channel: how much an offset amplifies rounding
+    dx_scale: float  # size of the terms whose difference is dx
+    dweight_scale: float  # largest sum of the magnitudes that are added to one dweight
+    dbias_scale: float
+
+
+def expected(case: Case, t: Inputs) -> Expected:
+    """One training step of batch renorm on the inputs of a case."""
+    C, eps, alpha = case.shape[1], case.eps, case.momentum
+    x, dy = (reference.as_rows(_double(v)) for v in (t.x, t.dy))
+    gamma = np.ones(C) if t.weight is None else _double(t.weight)
+    beta = np.zeros(C) if t.bias is None else _double(t.bias)
+    mu = _double(t.running_mean)
+    sigma = np.sqrt(_double(t.running_var) + eps)
+    y, dx = np.zeros_like(x), np.zeros_like(x)
+    dgamma, dbeta = np.zeros(C), np.zeros(C)
+    mus, sigmas, counts = [], [], []
+    slope = np.abs(gamma) / sigma  # largest dy/dx of a channel with statistics held
+    for rows in _groups(case, t):
+        xs, dys = x[rows], dy[rows]
+        if len(xs) < 2:
+            x_hat = (xs - mu) / sigma
+            y[rows] = gamma * x_hat + beta
+            dx[rows] = dys * gamma / sigma
+            dgamma += (dys * x_hat).sum(axis=0)
+        else:
+            step = reference.batch_renorm(
+                xs, mu, sigma, gamma, beta,
+                r_max=case.limits[0], d_max=case.limits[1], alpha=alpha, eps=eps,
+            )  # fmt: skip
+            y[rows] = step.y
+            grads = reference.batch_renorm_backward(dys, xs, gamma, step.r, step.d, eps)
+            dx[rows] = grads[0]
+            dgamma += grads[1]
+            slope = np.maximum(slope, np.abs(gamma) * step.r / np.sqrt(xs.var(axis=0) + eps))
+            mus.append(step.mu)
+            sigmas.append(step.sigma)
+            counts.append(len(xs))
+        dbeta += dys.sum(axis=0)
+    used = np.concatenate(_groups(case, t))
+    new_mu = np.average(mus, axis=0, weights=counts) if mus else mu
+    new_sigma = np.average(sigmas, axis=0, weights=counts) if mus else sigma
+    x_hat = (y[used] - beta) / np.where(gamma == 0, 1, gamma)
+    return Expected(
+        y=_tensor(reference.as_maps(y, case.shape)),
+        dx=_tensor(reference.as_maps(dx, case.shape)),
+        dweight=_tensor(dgamma),
+        dbias=_tensor(dbeta),
+        new_mean=_tensor(new_mu),
+        new_var=_tensor(new_sigma**2 - eps),
+        offset=float((np.abs(x[used]).max(axis=0) / np.sqrt(x[used].var(axis=0) + eps)).max()),
+        dx_scale=float((np.abs(dy[used]).max(axis=0) * slope).max()),
+        dweight_scale=float(np.abs(dy[used] * x_hat).sum(axis=0).max()),
+        dbias_scale=float(np.abs(dy[used]).sum(axis=0).max()),
+    )
+
+
+def _groups(case: Case, t: Inputs) -> list[np.ndarray]:
+    """Row numbers of the real values of each group that shares statistics."""
+    N, _, *spatial = case.shape
+    size = case.microbatch or N
+    positions = np.arange(N * int(np.prod(spatial, dtype=int))).reshape(N, -1)
+    real = np.ones_like(positions, dtype=bool)
+    if t.mask is not None:
+        real = t.mask.reshape(N, -1).numpy()
+    return [positions[i : i + size][real[i : i + size]] for i in range(0, N, size)]
+
+
+def _double(t: Tensor) -> np.ndarray:
+    return t.detach().to(torch.float64).numpy()
+
+
+def _tensor(a: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(a))
