@@ -1,0 +1,70 @@
+"""From batch renorm to plain batch norm."""
+
+from typing import Literal, TypeVar
+
+from torch import nn
+
+from renorm.conversion.classes import become, original, settings
+from renorm.conversion.selection import Selection, norm_layers, select
+from renorm.errors import ArgumentError, ConversionError
+from renorm.nn import BatchRenorm
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def to_batchnorm(
+    model: M,
+    *,
+    momentum: float | Literal["keep"] | None = "keep",
+    include: Selection = None,
+    exclude: Selection = None,
+) -> M:
+    """Turn the batch renorm layers of a model into plain batch norm, in place.
+
+    The undoing of ``convert``: a layer gets the class that it had (nn.SyncBatchNorm, timm's
+    BatchNormAct2d, a subclass), one that was built as batch renorm gets torch's class of its rank.
+    Eval outputs are bitwise the same; nothing of this package is left in the result, which prints
+    and pickles as batch norm. Batch norm knows no freezing, so a frozen layer is then an ordinary
+    one; the step count stays.
+
+    Args:
+        model: changed in place; its other layers are left alone.
+        momentum: of the batch norm layers, 0 to 1, or None for the plain average; ``"keep"``
+            leaves what the layers have.
+        include: the layers to turn back, as for ``convert``.
+        exclude: the layers to leave, as for ``convert``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConversionError: layers that no batch norm class is equal to, all of them listed: an any-
+            rank ``BatchRenorm`` or a ``BatchRenormAct2d`` that was not converted but built, and
+            other subclasses; or no normalization layer at all.
+        ArgumentError: momentum out of range, or a selection that matches nothing. After either
+            error the model is as it was.
+
+    >>> from renorm.conversion import convert
+    >>> to_batchnorm(convert(nn.BatchNorm1d(4)), momentum=0.1)
+    BatchNorm1d(4, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+    if not (momentum is None or momentum == "keep") and not 0 <= momentum <= 1:
+        raise ArgumentError(f"momentum is 'keep', None, or from 0 to 1, got {momentum!r}.")
+    sites = select(norm_layers(model), include, exclude)
+    classes = {site: original(site.layer) for site in sites if isinstance(site.layer, BatchRenorm)}
+    refused = {site: why for site, why in classes.items() if isinstance(why, str)}
+    if refused:
+        lines = "\n".join(f"  {site} {why}" for site, why in refused.items())
+        raise ConversionError(
+            f"These layers are equal to no batch norm class:\n{lines}\nNothing was changed. "
+            "Leave them with exclude=...: their eval graph is torch's batch norm anyway."
+        )
+    added = settings()
+    for site, cls in classes.items():
+        assert not isinstance(cls, str)
+        become(site.layer, cls)
+        for name in added & set(vars(site.layer)):
+            delattr(site.layer, name)
+        if momentum != "keep":
+            site.layer.momentum = momentum
+    return model

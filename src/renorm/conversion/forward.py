@@ -1,0 +1,187 @@
+"""From batch norm to batch renorm, or to whatever a callable makes of it."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from renorm.conversion.classes import become, counterpart
+from renorm.conversion.selection import Selection, Site, norm_layers, select
+from renorm.errors import ArgumentError, ConversionError
+from renorm.nn import BatchRenorm
+
+M = TypeVar("M", bound=nn.Module)
+
+# the paper's, and BatchRenorm's default: batch norm's 0.1 would let the reference, against which
+# r and d are taken, jump with every batch
+_MOMENTUM = 0.01
+
+_OF_THE_LAYER = {"num_features", "eps", "affine", "bias", "track_running_stats", "device", "dtype"}
+
+
+@overload
+def convert(
+    model: M,
+    to: Literal["batch_renorm"] = ...,
+    *,
+    include: Selection = ...,
+    exclude: Selection = ...,
+    **options: Any,
+) -> M: ...
+@overload
+def convert(
+    model: nn.Module,
+    to: str | Callable[[_BatchNorm], nn.Module],
+    *,
+    include: Selection = ...,
+    exclude: Selection = ...,
+    **options: Any,
+) -> nn.Module: ...
+def convert(
+    model: nn.Module,
+    to: str | Callable[[_BatchNorm], nn.Module] = "batch_renorm",
+    *,
+    include: Selection = None,
+    exclude: Selection = None,
+    **options: Any,
+) -> nn.Module:
+    """Turn the batch norm layers of a model into batch renorm, in place.
+
+    The layers stay the same objects and change their class, so parameters, buffers, hooks,
+    ``requires_grad``, flags, device, dtype, sharing, parametrizations, and an optimizer's or a
+    wrapper's references all stay. For an unchanged original convert a ``copy.deepcopy``.
+
+    Eval outputs are bitwise the same, which is why ``eps`` is kept. Two things change for
+    training: ``momentum`` becomes the paper's 0.01, because the running statistics are now a
+    reference that has to move slowly; and ``num_batches_tracked`` is set to 0, so that the ramp
+    of the limits starts now and not at a checkpoint's step. (For a checkpoint that is loaded
+    later there is ``layer.restart_limits()``.)
+
+    nn.BatchNorm1d, 2d and 3d, lazy or not, become the batch renorm of their rank; nn.SyncBatchNorm
+    becomes ``BatchRenorm``, with statistics of each process's own batch; timm's BatchNormAct2d
+    becomes ``BatchRenormAct2d``. A subclass that changes no more than construction is converted as
+    its base. Layers that are batch renorm already, and other norms, are left alone. A layer
+    without running statistics has no reference and stays batch norm in effect.
+
+    Args:
+        model: changed in place; may itself be a batch norm layer.
+        to: ``"batch_renorm"``, or a callable that makes a replacement of a batch norm layer of
+            any class. A replacement takes over training flag, device and dtype, and the layer's
+            place in every parent, but not its hooks; the layer is called for once, however often
+            it is shared.
+        include: the layers to convert: a glob on qualified names (``"layer4.*"``), a class of
+            the layer, a predicate ``(name, module) -> bool``, or an iterable of these; None for
+            all.
+        exclude: the layers to leave as they are, in the same forms.
+        **options: ``momentum`` and the settings of ``BatchRenorm``: ``limits``, ``microbatch``,
+            ``single``, ``kernel``.
+
+    Returns:
+        The model; its replacement if the model itself was a layer and ``to`` a callable.
+
+    Raises:
+        ConversionError: layers of unknown behaviour, all of them listed, or no layer at all.
+        ArgumentError: an unknown or invalid option, or a selection that matches nothing. After
+            either error the model is as it was.
+
+    Source: Ioffe 2017 (arXiv 1702.03275), section 3, for momentum and the ramp.
+
+    >>> from renorm.limits import over
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    >>> convert(model, limits=over(1_000))[1].limits(50)
+    (1.0, 0.0)
+    """
+    if to != "batch_renorm" and not callable(to):
+        raise ArgumentError(
+            f"to is 'batch_renorm' or a callable that makes a module of a layer, got {to!r}."
+        )
+    if callable(to):
+        return _replace(model, to, _targets(model, include, exclude), options)
+    _check_options(options)
+    targets = _targets(model, include, exclude)
+    classes = {site: counterpart(site.layer) for site in targets}
+    refused = {site: why for site, why in classes.items() if isinstance(why, str)}
+    if refused:
+        raise _refusal(refused)
+    for site, cls in classes.items():
+        assert not isinstance(cls, str)
+        _renormalize(site.layer, cls, dict(options))
+    return model
+
+
+def _targets(model: nn.Module, include: Selection, exclude: Selection) -> list[Site]:
+    chosen = select(norm_layers(model), include, exclude)
+    return [site for site in chosen if not isinstance(site.layer, BatchRenorm)]
+
+
+def _renormalize(layer: _BatchNorm, cls: type[BatchRenorm], options: dict[str, Any]) -> None:
+    came_from = type_before_parametrizations(layer)
+    become(layer, cls)
+    assert isinstance(layer, BatchRenorm)
+    vars(layer)["_converted_from"] = came_from
+    layer.momentum = options.pop("momentum", _MOMENTUM)
+    layer.configure(**options)
+    count = layer.num_batches_tracked
+    if count is not None:
+        with torch.inference_mode(count.is_inference()):  # else these are read-only
+            count.zero_()
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    allowed = ["momentum", *list(inspect.signature(BatchRenorm.configure).parameters)[1:]]
+    unknown = sorted(set(options) - set(allowed))
+    kept = [name for name in unknown if name in _OF_THE_LAYER]
+    if unknown:
+        hint = f" {', '.join(kept)} stay as each layer has them." if kept else ""
+        raise ArgumentError(
+            f"convert has no option {', '.join(unknown)}; there are {', '.join(allowed)}.{hint}"
+        )
+    BatchRenorm(1, device="meta", **options)
+
+
+def _refusal(refused: dict[Site, str]) -> ConversionError:
+    lines = "\n".join(f"  {site} {why}" for site, why in refused.items())
+    return ConversionError(
+        f"These layers cannot be converted faithfully:\n{lines}\nNothing was changed. Leave them "
+        "as they are with exclude=..., or make the replacement with to=callable."
+    )
+
+
+def _replace(
+    model: nn.Module,
+    make: Callable[[_BatchNorm], nn.Module],
+    targets: Sequence[Site],
+    options: dict[str, Any],
+) -> nn.Module:
+    if options:
+        raise ArgumentError(
+            f"Options are for to='batch_renorm', got {', '.join(options)} with a callable. Set "
+            "them in the callable."
+        )
+    wanted = {site.layer for site in targets}
+    places = [
+        (parent, key, child)
+        for parent in model.modules()
+        for key, child in parent._modules.items()
+        if child in wanted
+    ]
+    made = {site.layer: _make(make, site) for site in targets}
+    for parent, key, child in places:
+        assert isinstance(child, _BatchNorm)
+        parent.add_module(key, made[child])
+    return made[model] if isinstance(model, _BatchNorm) and model in made else model
+
+
+def _make(make: Callable[[_BatchNorm], nn.Module], site: Site) -> nn.Module:
+    new = make(site.layer)
+    if not isinstance(new, nn.Module):
+        raise ArgumentError(f"The callable must return a module, got {new!r} for {site}.")
+    state = [*site.layer.parameters(), *site.layer.buffers()]
+    like = next((t for t in state if t.is_floating_point()), None)
+    if like is not None:
+        new.to(like.device, like.dtype)
+    return new.train(site.layer.training)
