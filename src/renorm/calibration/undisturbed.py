@@ -1,0 +1,103 @@
+"""Running a model for its statistics alone: everything else is afterwards as it was."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from renorm.nn import BatchRenorm
+
+Observer = Callable[[_BatchNorm, Tensor, Tensor | None], None]
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Restore modes, buffers of normalization layers, and torch's generators, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    attributes = [(layer, layer.track_running_stats, vars(layer).get("_memory")) for layer in norms]
+    buffers = [b for layer in norms for b in layer.buffers(recurse=False)]
+    with restored(buffers), _generators(model), _eager(), torch.no_grad():
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for layer, tracking, memory in attributes:
+                layer.track_running_stats = tracking
+                if isinstance(layer, BatchRenorm) and memory is not None:
+                    layer._memory = memory
+
+
+@contextlib.contextmanager
+def restored(buffers: Sequence[Tensor], *, on_error_only: bool = False) -> Iterator[None]:
+    """Put the present values back into the buffers at the end, or if the end is an exception."""
+    copies = [buffer.clone() for buffer in buffers]
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if failed or not on_error_only:
+            for buffer, copy in zip(buffers, copies, strict=True):
+                overwrite(buffer, copy)
+
+
+def overwrite(buffer: Tensor, value: Tensor) -> None:
+    """Copy into a buffer, unless it has the value: a graph may need it as it is."""
+    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+        if not torch.equal(buffer, value):
+            buffer.copy_(value)
+
+
+def set_modes(model: nn.Module, measured: Sequence[_BatchNorm], by_batch: bool) -> None:
+    """Eval mode everywhere; measured layers normalize by their batch if ``by_batch``.
+
+    A layer that does not track its statistics leaves them as they are in training mode too.
+    """
+    for module in model.modules():
+        module.training = False  # not eval(), which a model may have overridden
+    for layer in measured:
+        layer.training = by_batch
+        layer.track_running_stats = False
+        if isinstance(layer, BatchRenorm):
+            layer._memory = type(layer._memory)()
+
+
+@contextlib.contextmanager
+def observed(layers: Sequence[_BatchNorm], observe: Observer) -> Iterator[None]:
+    """Show every input of the layers, and its mask, to ``observe``."""
+
+    def look(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        assert isinstance(layer, _BatchNorm)
+        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+        mask = None
+        if isinstance(layer, BatchRenorm):
+            mask = args[1] if len(args) > 1 else kwargs.get("mask")
+        if isinstance(x, Tensor):  # else the forward says what is wrong
+            observe(layer, x, mask)
+
+    handles: list[RemovableHandle] = []
+    try:
+        handles += [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _generators(model: nn.Module) -> contextlib.AbstractContextManager:
+    devices = {p.device for p in model.parameters()} | {b.device for b in model.buffers()}
+    indices = sorted(d.index for d in devices if d.type == "cuda")
+    return torch.random.fork_rng(devices=indices, device_type="cuda")  # and the CPU's, always
+
+
+def _eager() -> contextlib.AbstractContextManager:
+    """Compiled code does not see hooks that come after it; a compiled model runs uncompiled."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
