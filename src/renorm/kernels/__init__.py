@@ -8,3 +8,4 @@ from renorm.kernels.select import batch_mean as batch_mean
 from renorm.kernels.select import choose as choose
 from renorm.kernels.select import names as names
 from renorm.kernels.select import run as run
+from renorm.kernels.snapshot import snapshot as snapshot

@@ -186,8 +186,12 @@ class BatchRenorm(_BatchNorm):
     def _reference(self) -> Reference | None:
         if self.running_mean is None or self.running_var is None:
             return None
-        step = self.num_batches_tracked
-        return Reference(self.running_mean, self.running_var, 0 if step is None else step)
+        mean, var, step = self.running_mean, self.running_var, self.num_batches_tracked
+        if step is None:
+            return Reference(mean, var, 0)
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return Reference(*kernels.snapshot(mean, var, step))
+        return Reference(mean, var, step)
 
     def _call(self, x: Tensor, mask: Tensor | None, reference: Reference | None) -> Call:
         momentum = self.momentum
