@@ -1,0 +1,45 @@
+"""The application: its verbs, its help, and what becomes of a mistake in the arguments."""
+
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import renorm
+from renorm.cli.compare import compare
+from renorm.cli.env import env
+from renorm.errors import ArgumentError
+
+HELP = """Batch normalization that works on the batches people really have.
+
+Start here:
+
+- `renorm compare` trains small nets with each normalizer on real images and shows where batch norm
+  fails and what to use instead. A minute or two, no download.
+- `renorm env` shows versions, devices, and which kernel each layer would use and why: put it into
+  every bug report.
+
+Exit codes: 0 done, 1 some runs failed, 2 a mistake in what was asked, 130 interrupted.
+"""
+
+app = App(
+    name="renorm",
+    help=HELP,
+    help_format="markdown",
+    version=renorm.__version__,
+    result_action="return_value",
+)
+app.command(compare)
+app.command(env)
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run the verb that the arguments name, and return its exit code.
+
+    Raises:
+        ArgumentError: the arguments name no verb, or options or values it does not have.
+    """
+    try:
+        code = app(list(arguments), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise ArgumentError(f"{error} See: renorm --help") from error
+    return int(code or 0)

@@ -1,0 +1,78 @@
+"""How far a grid is, while it runs: a bar on a terminal, a line a run elsewhere."""
+
+from types import TracebackType
+from typing import Self
+
+from rich import progress as bars
+from rich.console import Console
+
+from renorm.lab.experiment import Progress
+from renorm.lab.pool import Failure
+from renorm.report.records import Record
+
+
+class Display:
+    """Shows each ``Progress`` it is called with; a context manager.
+
+    Args:
+        console: where to, usually on stderr.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = bars.Progress(
+            bars.BarColumn(20),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[left]}"),
+            bars.TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None, left="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, now: Progress) -> None:
+        """Show where the grid stands."""
+        latest = "starting" if now.latest is None else describe(now.latest)
+        left = time_left(now.seconds_left)
+        self._bar.update(
+            self._task, completed=now.done, total=now.total, left=left, description=latest
+        )
+        if not self.console.is_terminal and now.latest is not None:
+            line = f"{now.done} of {now.total}: {latest} ({left})"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def describe(outcome: Record | Failure) -> str:
+    """What became of a run, in a few words."""
+    if isinstance(outcome, Failure):
+        return f"{outcome.specification}: failed"
+    if outcome.accuracy is None:
+        return f"{outcome.specification}: diverged at step {outcome.diverged_at}"
+    return f"{outcome.specification}: {100 * outcome.accuracy:.1f} %"
+
+
+def time_left(seconds: float | None) -> str:
+    """An estimate in words.
+
+    >>> time_left(None), time_left(8.2), time_left(95)
+    ('time left: measuring', '9 s left', '1 min 35 s left')
+    """
+    if seconds is None:
+        return "time left: measuring"
+    whole = -int(-seconds // 1)
+    if whole < 60:
+        return f"{whole} s left"
+    return f"{whole // 60} min {whole % 60} s left"

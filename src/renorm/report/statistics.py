@@ -1,0 +1,79 @@
+"""Means over seeds with their uncertainty."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from renorm.errors import ArgumentError, MissingExtraError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and the half width of its interval.
+
+    Args:
+        mean: of the values.
+        half_width: of the interval; None for one value, which says nothing about spread.
+        count: how many values.
+    """
+
+    mean: float
+    half_width: float | None
+    count: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether 0 lies outside the interval; False where there is no interval."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of ``values`` with Student's 95 % interval.
+
+    ``half_width = t * s / sqrt(n)``, with s the standard deviation by n - 1 and t the 97.5 %
+    quantile of Student's distribution with n - 1 degrees of freedom.
+
+    Args:
+        values: independent repetitions, at least one.
+
+    Raises:
+        ArgumentError: there are no values.
+        MissingExtraError: scipy, which has the quantile, is not installed.
+
+    >>> estimate([1.0, 2.0, 3.0])
+    Estimate(mean=2.0, half_width=2.484137711731906, count=3)
+    """
+    if not values:
+        raise ArgumentError("A mean needs at least one value, got none.")
+    count, mean = len(values), statistics.fmean(values)
+    if count == 1:
+        return Estimate(mean, None, 1)
+    spread = statistics.stdev(values) / math.sqrt(count)
+    return Estimate(mean, _student_quantile(count - 1) * spread, count)
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
+    """The mean difference ``ours - theirs`` over the seeds that both have; None without one.
+
+    Pairs share initial weights and data order, so what these contribute cancels.
+
+    >>> paired({0: 5.0, 1: 6.0, 2: 9.0}, {0: 4.0, 2: 8.0})
+    Estimate(mean=1.0, half_width=0.0, count=2)
+    """
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return None
+    return estimate([ours[seed] - theirs[seed] for seed in common])
+
+
+def _student_quantile(degrees: int) -> float:
+    try:
+        from scipy.special import stdtrit
+    except ImportError as error:
+        raise MissingExtraError(
+            'Intervals need scipy, which is not installed. Run: pip install "renorm[lab]"'
+        ) from error
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
