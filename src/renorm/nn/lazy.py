@@ -41,6 +41,7 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
 
     def initialize_parameters(self, input: Tensor, mask: Any = None) -> None:  # type: ignore[override]
         super().initialize_parameters(input)
+        self.num_features = input.shape[1]  # torch forgets it where a checkpoint came first
 
 
 class LazyBatchRenorm1d(_LazyBatchRenorm, BatchRenorm1d):  # type: ignore[misc]
