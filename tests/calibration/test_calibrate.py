@@ -187,6 +187,14 @@ def test_group_that_is_all_padding_is_no_batch():
         assert_same([found[0]], [x[0].mean(1)])
 
 
+@pytest.mark.parametrize("pool", ["population", "paper"])
+def test_batches_that_are_all_padding_are_no_data(pool):
+    layer = BatchRenorm1d(3, single="running")
+    batch = {"input": torch.randn(2, 3, 5), "mask": torch.zeros(2, 5, dtype=torch.bool)}
+    with pytest.raises(ArgumentError, match="got no data"):
+        calibrate(layer, [batch], pool=pool)
+
+
 def test_paper_pools_groups_of_a_microbatch():
     x = torch.randn(9, 3).double()
     layer = calibrate(BatchRenorm1d(3, microbatch=4).double(), [x[:8]], pool="paper")

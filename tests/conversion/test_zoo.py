@@ -1,6 +1,5 @@
 """Whole models of torchvision and timm, there and back."""
 
-
 import pytest
 import torch
 from torch import nn
