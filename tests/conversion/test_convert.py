@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def trained(layer, shape=(8, 4), steps=3):
     return layer.eval()
 
 
-def network():
+def network() -> Any:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3),
         nn.BatchNorm2d(4),
@@ -47,6 +48,14 @@ def network():
         nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)), nn.ReLU()),
         nn.ModuleDict({"a": nn.BatchNorm2d(4), "b": nn.ModuleList([nn.BatchNorm2d(4)])})["a"],
     )
+
+
+def sequential(*layers) -> Any:
+    return nn.Sequential(*layers)
+
+
+def table(**children) -> Any:
+    return nn.ModuleDict(children)
 
 
 def state(model):
@@ -92,7 +101,7 @@ def test_nested_containers():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.table = nn.ModuleDict({"a": nn.ModuleList([nn.Sequential(nn.BatchNorm1d(2))])})
+            self.table = table(a=nn.ModuleList([nn.Sequential(nn.BatchNorm1d(2))]))
             self.root_norm = nn.BatchNorm3d(2)
 
     model = convert(Net())
@@ -114,7 +123,7 @@ def test_strict_loading_both_ways():
 
 
 def test_ramp_starts_now():
-    model = trained(nn.Sequential(nn.BatchNorm1d(4)), steps=20)
+    model = trained(sequential(nn.BatchNorm1d(4)), steps=20)
     counter = model[0].num_batches_tracked
     convert(model, limits=limits.over(20))
     assert model[0].num_batches_tracked is counter
@@ -124,14 +133,14 @@ def test_ramp_starts_now():
 
 def test_shared_module_stays_one():
     norm = nn.BatchNorm1d(4)
-    model = nn.ModuleDict({"a": nn.Sequential(norm), "b": nn.Sequential(nn.Linear(4, 4), norm)})
+    model = table(a=sequential(norm), b=sequential(nn.Linear(4, 4), norm))
     convert(model)
     assert model["a"][0] is model["b"][1] is norm
     assert type(norm) is BatchRenorm1d
 
 
 def test_tied_parameters_stay_tied():
-    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    model = sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
     model[1].weight = model[0].weight
     convert(model)
     assert model[0].weight is model[1].weight
@@ -139,7 +148,7 @@ def test_tied_parameters_stay_tied():
 
 
 def test_optimizer_and_lists_keep_their_references():
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model = sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     kept, optimizer = list(model), torch.optim.SGD(model.parameters(), lr=0.1)
     convert(model)
     before = model[1].weight.detach().clone()
@@ -160,7 +169,7 @@ def test_hooks_stay():
 
 
 def test_requires_grad_and_training_flags_stay():
-    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)).train()
+    model = sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)).train()
     model[1].eval()
     model[2].weight.requires_grad_(False)
     convert(model)
@@ -172,7 +181,7 @@ def test_requires_grad_and_training_flags_stay():
 
 
 def test_device_stays():
-    model = convert(nn.Sequential(nn.BatchNorm1d(4, device="meta")))
+    model = convert(sequential(nn.BatchNorm1d(4, device="meta")))
     assert {t.device.type for t in model.state_dict().values()} == {"meta"}
 
 
@@ -201,7 +210,7 @@ def test_two_layers_parametrized_apart_stay_apart():
     first, second = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
     parametrize.register_parametrization(first, "weight", nn.Tanh())
     parametrize.register_parametrization(second, "bias", nn.Tanh())
-    model = convert(nn.Sequential(first, second))
+    model = convert(sequential(first, second))
     assert [parametrize.is_parametrized(m, "weight") for m in model] == [True, False]
     assert model[0].weight.abs().max() < 1
     assert model(torch.randn(8, 4)).shape == (8, 4)
@@ -216,7 +225,7 @@ def test_two_layers_parametrized_apart_stay_apart():
     ],
 )
 def test_lazy_layer(lazy, ours, ready, shape):
-    model = convert(nn.Sequential(lazy()), limits=limits.fixed(2, 1))
+    model = convert(sequential(lazy()), limits=limits.fixed(2, 1))
     assert type(model[0]) is ours
     model(torch.randn(shape))
     assert type(model[0]) is ready
@@ -225,20 +234,21 @@ def test_lazy_layer(lazy, ours, ready, shape):
 
 
 def test_lazy_layer_back_before_its_first_input():
-    model = to_batchnorm(convert(nn.Sequential(nn.LazyBatchNorm1d())))
+    model = to_batchnorm(convert(sequential(nn.LazyBatchNorm1d())))
     assert type(model[0]) is nn.LazyBatchNorm1d
     model(torch.randn(8, 4))
     assert type(model[0]) is nn.BatchNorm1d
 
 
 def test_initialized_lazy_layer():
-    model = nn.Sequential(nn.LazyBatchNorm1d())
+    model = sequential(nn.LazyBatchNorm1d())
     model(torch.randn(8, 4))
     assert type(convert(model)[0]) is BatchRenorm1d
 
 
 def test_sync_batchnorm_model():
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(trained(network(), (2, 3, 9, 9)))
+    make: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+    model = make(trained(network(), (2, 3, 9, 9)))
     model[1].process_group = group = object()
     x = torch.randn(2, 3, 9, 9)
     before = model(x)
@@ -269,7 +279,7 @@ def test_momentum_becomes_the_papers_and_eps_stays():
 
 
 def test_converted_layers_are_left_alone():
-    model = nn.Sequential(nn.BatchNorm1d(4), BatchRenorm1d(4, limits=limits.fixed(2, 1)))
+    model = sequential(nn.BatchNorm1d(4), BatchRenorm1d(4, limits=limits.fixed(2, 1)))
     trained(model)
     convert(model, limits=limits.fixed(3, 5))
     assert [m.limits for m in model] == [limits.fixed(3, 5), limits.fixed(2, 1)]
@@ -280,7 +290,7 @@ def test_converted_layers_are_left_alone():
 
 def test_other_norms_are_left_alone():
     others = [nn.InstanceNorm1d(4, track_running_stats=True), nn.GroupNorm(2, 4), nn.LayerNorm(4)]
-    model = convert(nn.Sequential(*others, nn.BatchNorm1d(4)))
+    model = convert(sequential(*others, nn.BatchNorm1d(4)))
     assert list(model[:3]) == others
     assert [type(m) for m in model[:3]] == [nn.InstanceNorm1d, nn.GroupNorm, nn.LayerNorm]
 
@@ -330,8 +340,8 @@ def test_deepcopy_converts_apart():
 
 
 def test_compiled_model_runs_the_converted_layers():
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    compiled = torch.compile(model, backend="eager")
+    model = sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    compiled: Any = torch.compile(model, backend="eager")
     x = torch.randn(8, 4)
     compiled(x)
     convert(compiled, limits=limits.fixed(float("inf"), float("inf")))
@@ -339,6 +349,33 @@ def test_compiled_model_runs_the_converted_layers():
         model[1].running_mean.fill_(7.0)
     expected = copy.deepcopy(model)(x)
     torch.testing.assert_close(compiled(x), expected)
+
+
+def test_compiled_layer_runs_as_converted():
+    layer = nn.BatchNorm1d(4)
+    layer.compile(backend="eager")
+    layer(torch.randn(8, 4))
+    convert(layer, limits=limits.fixed(float("inf"), float("inf")))
+    assert layer.running_mean is not None
+    layer.running_mean.fill_(1e3)
+    assert layer(torch.randn(8, 4)).mean() < -100
+
+
+def test_model_in_ddp(tmp_path):
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("torch is built without gloo")
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(network())
+        x = torch.randn(2, 3, 9, 9)
+        convert(model)(x).square().mean().backward()
+        assert isinstance(model.module[1], BatchRenorm2d)
+        assert model.module[0].weight.grad.abs().sum() > 0
+        to_batchnorm(model)(x).square().mean().backward()
+        assert type(model.module[1]) is nn.BatchNorm2d
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_graph_module():
@@ -349,6 +386,12 @@ def test_graph_module():
     convert(graph)
     assert torch.equal(graph(x), before)
     assert isinstance(graph.get_submodule("1"), BatchRenorm2d)
+
+
+def test_exported_model_has_no_layer_left():
+    program = torch.export.export(trained(nn.BatchNorm1d(4)), (torch.randn(8, 4),))
+    with pytest.raises(ConversionError, match=r"exported .* converted before"):
+        convert(program.module())
 
 
 def test_no_norm_layer():
@@ -421,7 +464,7 @@ def with_forward_on_the_instance():
     ids=["forward", "train", "unknown", "instance", "eps"],
 )
 def test_refused_by_name(make, why):
-    model = nn.Sequential(nn.BatchNorm1d(4), nn.Sequential(make()))
+    model = sequential(nn.BatchNorm1d(4), nn.Sequential(make()))
     with pytest.raises(ConversionError, match=r"1\.0 \(.*" + why):
         convert(model)
     assert type(model[0]) is nn.BatchNorm1d
@@ -432,7 +475,7 @@ def test_refused_by_name(make, why):
 
 def test_every_refused_layer_is_listed():
     shared = Other(4)
-    model = nn.ModuleDict({"a": shared, "b": KeepsEval(4), "c": nn.Sequential(shared)})
+    model = table(a=shared, b=KeepsEval(4), c=sequential(shared))
     with pytest.raises(ConversionError) as caught:
         convert(model)
     text = str(caught.value)

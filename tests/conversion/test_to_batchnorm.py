@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from renorm.errors import ArgumentError, ConversionError
 from renorm.nn import BatchRenorm, LazyBatchRenorm2d
 
 
-def network():
+def network() -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Sequential(nn.BatchNorm1d(4)))
     model(torch.randn(8, 4))
@@ -81,10 +82,11 @@ def test_momentum_is_kept_unless_given():
     assert to_batchnorm(convert(nn.BatchNorm1d(4)), momentum=None).momentum is None
 
 
-def test_bad_momentum():
+@pytest.mark.parametrize("momentum", [3, "stay"])
+def test_bad_momentum(momentum):
     layer = BatchRenorm1d(4)
-    with pytest.raises(ArgumentError, match="from 0 to 1, got 3"):
-        to_batchnorm(layer, momentum=3)
+    with pytest.raises(ArgumentError, match=f"from 0 to 1, got {momentum!r}"):
+        to_batchnorm(layer, momentum=momentum)
     assert type(layer) is BatchRenorm1d
 
 
@@ -122,8 +124,8 @@ def test_no_norm_layer():
 
 
 class Mine(BatchRenorm1d):
-    def forward(self, x, mask=None):
-        return -super().forward(x, mask)
+    def forward(self, input, mask=None):
+        return -super().forward(input, mask)
 
 
 def with_forward_on_the_instance():

@@ -163,7 +163,7 @@ def _results(pools: Mapping[_BatchNorm, Pool], names: Mapping[_BatchNorm, str]) 
             assert buffer is not None
             if not value.to(buffer.dtype).isfinite().all():
                 raise ArgumentError(
-                    f"The statistics of {names[layer] or 'the model'} are not finite in "
+                    f"The statistics of {names[layer]} are not finite in "
                     f"{buffer.dtype}; nothing was written. Look for nan, inf or very large values "
                     "in the batches and in the layers before."
                 )
@@ -181,7 +181,8 @@ def _write(found: Statistics) -> None:
 
 
 def _layers(model: nn.Module) -> dict[_BatchNorm, str]:
-    norms = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    modules = model.named_modules()
+    norms = {m: name or "the model" for name, m in modules if isinstance(m, _BatchNorm)}
     lazy = [n for m, n in norms.items() if isinstance(m.running_mean, UninitializedBuffer)]
     if lazy:
         raise ArgumentError(

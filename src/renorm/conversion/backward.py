@@ -48,7 +48,8 @@ def to_batchnorm(
     >>> to_batchnorm(convert(nn.BatchNorm1d(4)), momentum=0.1)
     BatchNorm1d(4, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
-    if not (momentum is None or momentum == "keep") and not 0 <= momentum <= 1:
+    number = isinstance(momentum, int | float) and 0 <= momentum <= 1
+    if not (number or momentum is None or momentum == "keep"):
         raise ArgumentError(f"momentum is 'keep', None, or from 0 to 1, got {momentum!r}.")
     sites = select(norm_layers(model), include, exclude)
     classes = {site: original(site.layer) for site in sites if isinstance(site.layer, BatchRenorm)}
