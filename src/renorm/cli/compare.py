@@ -15,7 +15,7 @@ from renorm.report import comparison, console
 
 Names = Annotated[
     tuple[str, ...],
-    Parameter(consume_multiple=True, negative="", show_default=lambda names: " ".join(names)),
+    Parameter(consume_multiple=True, negative="", show_default=" ".join),
 ]
 WORKERS = min(2, os.cpu_count() or 1)
 

@@ -99,7 +99,7 @@ class Progress:
     Args:
         done: runs that have ended, those found in the store among them.
         total: runs of the grid.
-        seconds_left: estimate from the runs of this call; None before the first has ended.
+        seconds_left: estimate from the runs of this call; None before there is one.
         latest: what ended last, or None at the start.
     """
 
@@ -157,7 +157,7 @@ def complete(
     store.check_writable()
     result = Result({one: found[one] for one in wanted if one in found}, warning=warning)
     missing = [one for one in wanted if one not in found]
-    kept, started = len(result.records), clock()
+    kept, pace = len(result.records), _Pace(len(missing), workers, clock)
     try:
         progress(Progress(kept, len(wanted), None, None))
         with closing(run_all(missing, workers)) as outcomes:
@@ -167,11 +167,27 @@ def complete(
                 else:
                     store.append(outcome)
                     result.records[outcome.specification] = outcome
-                left = (clock() - started) / ended * (len(missing) - ended)
-                progress(Progress(kept + ended, len(wanted), left, outcome))
+                progress(Progress(kept + ended, len(wanted), pace.left(ended), outcome))
     except KeyboardInterrupt:
         result.interrupted = True
     return result
+
+
+class _Pace:
+    """Time left, from the runs after the first of each worker: those wait for the start-up."""
+
+    def __init__(self, total: int, workers: int, clock: Callable[[], float]) -> None:
+        self.total, self.workers, self.clock = total, workers, clock
+        self.since = 0.0
+
+    def left(self, ended: int) -> float | None:
+        """Seconds until the last run ends, asked as each run ends; None without a measure."""
+        if ended == self.total:
+            return 0.0
+        if ended <= self.workers:
+            self.since = self.clock()
+            return None
+        return (self.clock() - self.since) / (ended - self.workers) * (self.total - ended)
 
 
 def _check_fit(grid: Grid, wanted: Sequence[Specification]) -> None:

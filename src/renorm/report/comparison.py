@@ -175,9 +175,12 @@ def _conclusion(
         return f"Only {title(subject)} was run: there is nothing to compare it with."
     main = [one for one in differences if one.against == baseline]
     seeds = max((one.points.count for one in main if one.points), default=0)
+    if seeds == 0:
+        names = f"{title(subject)} and {title(baseline)}"
+        return f"Nothing to conclude: no finished pair of {names}.{_incomplete(cells)}"
     counted = "1 seed, so no intervals" if seeds == 1 else f"{seeds} paired seeds"
     text = f"{title(subject).capitalize()} against {title(baseline)} ({counted}): "
-    text += "; ".join(f"{one.condition} {_verdict(one.points)}" for one in main) + "."
+    text += "; ".join(f"{one.condition}: {_verdict(one.points)}" for one in main) + "."
     for other in dict.fromkeys(one.against for one in differences if one.against != baseline):
         losses = [
             f"{one.condition} by {-one.points.mean:.1f} ± {one.points.half_width:.1f}"
@@ -191,7 +194,7 @@ def _conclusion(
 
 def _verdict(points: Estimate | None) -> str:
     if points is None:
-        return "has no pair of finished runs"
+        return "no finished pair"
     if points.half_width is None:
         return f"{points.mean:+.1f} points"
     if not points.clear:

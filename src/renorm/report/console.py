@@ -26,6 +26,9 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
         about: condition -> one line about it.
     """
     console.print(table(comparison))
+    absent = _absent(comparison.cells)
+    if absent:
+        console.print(f"Runs in no figure: {absent}.", highlight=False, markup=False)
     console.print(LEGEND, highlight=False)
     for condition in dict.fromkeys(cell.condition for cell in comparison.cells):
         if condition in about:
@@ -43,7 +46,7 @@ def table(comparison: Comparison) -> Table:
     grid.add_column("normalizer", no_wrap=True)
     for heading in ("accuracy", "train mode", "gap"):
         grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("runs")
+    grid.add_column("runs", justify="right", no_wrap=True)
     previous = None
     for cell in comparison.cells:
         if previous not in (None, cell.condition):
@@ -54,7 +57,7 @@ def table(comparison: Comparison) -> Table:
             _figure(cell.accuracy),
             _figure(cell.train_mode),
             _figure(cell.gap),
-            _runs(cell),
+            f"{cell.finished}/{cell.wanted}",
         )
         previous = cell.condition
     return grid
@@ -64,14 +67,12 @@ def _figure(value: Estimate | None) -> str:
     return "-" if value is None else in_points(value)
 
 
-def _runs(cell: Cell) -> str:
-    parts = (
-        [str(cell.finished)]
-        if cell.finished == cell.wanted
-        else [f"{cell.finished} of {cell.wanted}"]
-    )
-    for word in ("diverged", "failed", "missing"):
-        count = getattr(cell, word)
-        if count:
-            parts.append(f"{count} {word}")
-    return ", ".join(parts)
+def _absent(cells: tuple[Cell, ...]) -> str:
+    """The runs that are in no figure, cell by cell; empty if there are none."""
+    parts = []
+    for cell in cells:
+        counts = {"diverged": cell.diverged, "failed": cell.failed, "missing": cell.missing}
+        words = [f"{count} {word}" for word, count in counts.items() if count]
+        if words:
+            parts.append(f"{cell.condition}, {title(cell.normalizer)}: {', '.join(words)}")
+    return "; ".join(parts)
