@@ -9,16 +9,17 @@ import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from renorm import limits
 from support.cases import HALF, Case, Inputs, inputs
 from support.oracle import expected
 from support.subjects import BATCH_NORM, Subject, fill, step
 from support.tolerance import assert_close, bound
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from renorm import limits
 
 STATE = {"running_mean", "running_var", "num_batches_tracked"}
 
@@ -60,7 +61,7 @@ def _dense(subject: Subject, case: Case) -> bool:
     return not case.masked
 
 
-def _made(subject: Subject, case: Case, t: Inputs | None = None) -> tuple[nn.Module, Inputs]:
+def _made(subject: Subject, case: Case, t: Inputs | None = None) -> tuple[Any, Inputs]:
     t = inputs(case) if t is None else t
     return fill(subject.build(case), t), t
 
@@ -257,7 +258,8 @@ def buffers_are_written_in_place(subject: Subject, case: Case) -> None:
     assert set(before) == STATE
     step(layer, t)
     for name, buffer in layer.named_buffers():
-        assert (buffer is before[name][0]) and buffer.data_ptr() == before[name][1]
+        assert buffer is before[name][0]
+        assert buffer.data_ptr() == before[name][1]
 
 
 @check()

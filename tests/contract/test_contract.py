@@ -1,6 +1,7 @@
 """Every check on every layer, kernel and case it applies to."""
 
 import pytest
+
 from contract.checks import CHECKS, Check
 from support.cases import CASES, Case
 from support.subjects import SUBJECTS, Subject

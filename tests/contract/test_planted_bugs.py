@@ -4,6 +4,7 @@
 """
 
 import pytest
+
 from contract.checks import CHECKS
 from support.cases import CASES
 from support.planted import BUGS, Plain, planted

@@ -1,6 +1,7 @@
 """Derivatives: gradcheck, double backward, forward mode, and repeated or reordered forwards."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def _double(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def _function(kernel: str | None, **options: object) -> Callable[..., Tensor]:
+def _function(kernel: str | None, **options: Any) -> Callable[..., Tensor]:
     C = 3
     mean, var = 0.3 * _double(C), _double(C).exp()
 
@@ -61,7 +62,7 @@ def test_gradcheck_where_every_correction_is_clipped(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"microbatch": 2}, {"mask": True}], ids=str)
-def test_gradcheck_of_masks_and_microbatches(options: dict) -> None:
+def test_gradcheck_of_masks_and_microbatches(options: dict[str, Any]) -> None:
     x = (3 + 5 * _double(5, 3, 2)).requires_grad_()
     mean, var = torch.zeros(3, dtype=torch.float64), torch.full((3,), 0.01, dtype=torch.float64)
     if "mask" in options:
@@ -113,10 +114,11 @@ def test_forward_mode_differentiation() -> None:
         y = f(forward_ad.make_dual(x.detach(), tangent), w, b)
         jvp = forward_ad.unpack_dual(y).tangent
     (dx,) = torch.autograd.grad(f(x, w, b), x, cotangent)
+    assert jvp is not None
     torch.testing.assert_close((jvp * cotangent).sum(), (dx * tangent).sum())
 
 
-def _net(kernel: str | None, **options: object) -> nn.Sequential:
+def _net(kernel: str | None, **options: Any) -> nn.Sequential:
     torch.manual_seed(3)
     options = {"limits": limits.fixed(1.3, 0.4), "momentum": 0.3, "kernel": kernel, **options}
     return nn.Sequential(
@@ -146,7 +148,7 @@ def _gradients_and_state(net: nn.Module, runs: list[tuple[Tensor, Tensor]], mode
 @pytest.mark.parametrize("kernel", [None, "composite"])
 @pytest.mark.parametrize("mode", ["reentrant", "non-reentrant"])
 def test_activation_checkpointing_changes_nothing(
-    mode: str, kernel: str | None, options: dict
+    mode: str, kernel: str | None, options: dict[str, Any]
 ) -> None:
     runs = [(torch.randn(4, 2, 7, 7) + i, torch.randn(4, 3, 3, 3)) for i in range(3)]
     plain = _gradients_and_state(_net(kernel, **options), runs, "plain")

@@ -5,13 +5,13 @@ import math
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+from renorm.functional import batch_renorm
 from support.cases import Case, inputs
 from support.oracle import expected
 from support.subjects import AUTO, COMPOSITE, fill, step
 from support.tolerance import assert_close
-from torch import Tensor
-
-from renorm.functional import batch_renorm
 
 sizes = st.integers(1, 5)
 limits = st.tuples(st.floats(1, 4), st.floats(0, 6))

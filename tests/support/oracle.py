@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from support.cases import Case, Inputs
 from torch import Tensor
 
 from renorm import reference
+from support.cases import Case, Inputs
 
 
 @dataclass

@@ -7,10 +7,10 @@ battery that lets one through is not a battery.
 from typing import Any
 
 import torch
-from support.subjects import Subject, of_class
 from torch import Tensor, nn
 
 from renorm.nn import BatchRenorm
+from support.subjects import Subject, of_class
 
 
 class Plain(BatchRenorm):

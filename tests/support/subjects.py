@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from support.cases import Case, Inputs
 from torch import Tensor, nn
 
 import renorm
 from renorm import limits
 from renorm.nn import BatchRenorm
+from support.cases import Case, Inputs
 
 OURS = {
     2: renorm.BatchRenorm1d,
@@ -39,7 +40,7 @@ class Subject:
     """
 
     id: str
-    build: Callable[[Case], nn.Module]
+    build: Callable[[Case], Any]
     renormalizes: bool = True
     takes: Callable[[Case], bool] = lambda case: True
 
@@ -95,7 +96,7 @@ BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
 SUBJECTS = [AUTO, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
 
 
-def fill(layer: nn.Module, t: Inputs) -> nn.Module:
+def fill(layer: Any, t: Inputs) -> Any:
     """Give the layer the parameters and running statistics of the inputs."""
     with torch.no_grad():
         for name in ("running_mean", "running_var", "weight", "bias"):

@@ -1,8 +1,10 @@
 """Schedules: exact corners, monotone, printable, picklable, JSON and back, no host reads."""
 
+import itertools
 import json
 import math
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -82,7 +84,7 @@ def test_tensor_and_array_steps_give_the_same_and_exact_corners(preset: Limits) 
 def test_monotone_and_within_bounds(preset: Limits, steps: list[int]) -> None:
     for read in (preset, lambda s: tuple(float(v) for v in preset(torch.tensor(s)))):
         values = [read(s) for s in sorted(steps)]
-        for (r, d), (r_next, d_next) in zip(values, values[1:], strict=False):
+        for (r, d), (r_next, d_next) in itertools.pairwise(values):
             assert preset.r_max.low <= r <= r_next <= preset.r_max.high
             assert preset.d_max.low <= d <= d_next <= preset.d_max.high
 
@@ -140,6 +142,6 @@ def test_presets_print_what_they_do() -> None:
         (lambda: Limits.from_json("{"), "Write it with Limits.to_json"),
     ],
 )
-def test_bad_schedules_are_refused(make, message: str) -> None:  # noqa: ANN001
+def test_bad_schedules_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         make()
