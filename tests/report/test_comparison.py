@@ -2,11 +2,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from report.constructed import PLAIN, diverged, finished, wanted
 
 from renorm.errors import ArgumentError
 from renorm.report.comparison import Comparison, compare
 from renorm.report.records import Record, Specification
+from report.constructed import PLAIN, diverged, finished, wanted
 
 Values = dict[tuple[str, str], list[float]]
 

@@ -1,10 +1,10 @@
 import io
 
-from report.constructed import diverged, finished, wanted
 from rich.console import Console
 
 from renorm.report.comparison import compare
 from renorm.report.console import show
+from report.constructed import diverged, finished, wanted
 
 
 def shown(colour: bool = False) -> str:

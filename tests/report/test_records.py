@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report.constructed import PLAIN, diverged, finished
 
 from renorm.errors import RecordError
 from renorm.report.records import Record, Specification, from_line, to_line
+from report.constructed import PLAIN, diverged, finished
 
 FULL = replace(finished(PLAIN, 0.5), cpu_seconds=1.5, environment={"torch": "2", "commit": None})
 

@@ -41,7 +41,7 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
 
 def table(comparison: Comparison) -> Table:
     """The cells, a row each; a condition is named in its first row."""
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     grid.add_column("condition", no_wrap=True)
     grid.add_column("normalizer", no_wrap=True)
     for heading in ("accuracy", "train mode", "gap"):
