@@ -66,7 +66,7 @@ def _made(subject: Subject, case: Case, t: Inputs | None = None) -> tuple[Any, I
     return fill(subject.build(case), t), t
 
 
-def _state(layer: nn.Module) -> dict[str, Tensor]:
+def _state(layer: Any) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in layer.state_dict().items()}
 
 
