@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from renorm import BatchRenorm1d, BatchRenorm2d, limits
 from renorm.functional import batch_renorm
 from renorm.nn import BatchRenorm
+from renorm.nn.recomputation import Memory, Reference
 
 KERNELS = ("aten", "composite")
 
@@ -214,3 +215,23 @@ def test_only_the_input_is_saved_for_backward(kernel: str) -> None:
         assert large == {x.data_ptr()}
     else:
         assert large  # the composition keeps what autograd needs
+
+
+def test_repeated_forward_is_told_from_others_by_its_statistics() -> None:
+    """A memory of many forwards, a bad batch among them, returns the right one or none."""
+    memory, g = Memory(), torch.Generator().manual_seed(0)
+    means = [torch.randn(1, 3, generator=g) for _ in range(10)]
+    means.insert(4, torch.full((1, 3), float("nan")))
+    for i, mean in enumerate(means):
+        memory.keep(mean, Reference(torch.full((3,), float(i)), torch.ones(3), torch.tensor(i)))
+    now = Reference(torch.full((3,), 99.0), torch.ones(3), torch.tensor(99))
+    for i, mean in enumerate(means):
+        reference, found = memory.find(mean, now)
+        expected = 99 if mean.isnan().any() else i
+        assert bool(found) == (expected != 99)
+        assert int(reference.step) == expected
+        assert torch.equal(reference.mean, torch.full((3,), float(expected)))
+    unknown, found = memory.find(torch.randn(1, 3, generator=g), now)
+    assert not found
+    assert int(unknown.step) == 99
+    assert not memory.find(means[0].double(), now)[1]  # another dtype: another forward

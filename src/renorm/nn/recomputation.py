@@ -16,7 +16,7 @@ from torch._C._autograd import _top_saved_tensors_default_hooks
 
 _KEPT = 64  # forwards of one layer between a forward and its backward; deep pipelines have 32
 
-# two batches differ by about 1/sqrt(values) standard deviations; a repeated one by rounding
+# in standard deviations: two batches differ by about 1/sqrt(values), a repeated one by rounding
 _SAME = 1e-4
 
 
@@ -51,18 +51,20 @@ class Memory:
         current reference is right.
         """
         mean = batch_mean.mean(0)
-        kept = [(m, ref) for m, ref in self._entries if m.shape == mean.shape]
+        alike = (mean.shape, mean.dtype, mean.device)
+        kept = [(m, ref) for m, ref in self._entries if (m.shape, m.dtype, m.device) == alike]
         if not kept:
             return current, torch.zeros((), dtype=torch.bool, device=mean.device)
         sigma = torch.stack([ref.var for _, ref in kept]).to(mean.dtype).clamp(min=0).sqrt()
-        distance = (torch.stack([m for m, _ in kept]) - mean).abs() - _SAME * sigma
-        same = (distance <= 0).all(1)
-        found, latest = same.any(), same.int().argmax()
+        apart = (torch.stack([m for m, _ in kept]) - mean).abs()
+        distance = (apart / (sigma + torch.finfo(mean.dtype).tiny)).amax(1)
+        distance = distance.nan_to_num(nan=float("inf"))
+        nearest = distance.argmin(0, keepdim=True)  # the latest of equal ones
+        found = distance.min() <= _SAME
 
         def pick(field: int, now: Tensor | int) -> Tensor:
-            now = torch.as_tensor(now, device=mean.device)
             then = torch.stack([torch.as_tensor(ref[field], device=mean.device) for _, ref in kept])
-            return torch.where(found, then[latest], now)
+            return torch.where(found, then.index_select(0, nearest).squeeze(0), now)
 
         return Reference(*(pick(i, now) for i, now in enumerate(current))), found
 

@@ -59,6 +59,6 @@ def population(batches: list[Array]) -> tuple[Array, Array]:
 
 
 def inference(x: Array, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> Array:
-    """Algorithm 2, step 11: ``scale * x + (beta - scale * E)``, scale ``gamma / sqrt(Var + eps)``."""
+    """Algorithm 2, step 11: ``gamma * (x - E[x]) / sqrt(Var[x] + eps) + beta``, as one line."""
     scale = gamma / np.sqrt(var + eps)
     return scale * x + (beta - scale * mean)
