@@ -249,13 +249,17 @@ def test_generator_serves_one_pass():
     torch.testing.assert_close(model.running_mean, x.mean(0))
 
 
-def test_compiled_model():
-    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+@pytest.mark.parametrize("upstream", ["train", "calibrated"])
+def test_compiled_model(upstream):
+    model = sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3))
     compiled: Any = torch.compile(model, backend="eager")
-    x = torch.randn(8, 3)
-    compiled(x)
-    calibrate(compiled, [x])
-    torch.testing.assert_close(model[1].running_mean, model[0](x).detach().mean(0))
+    compiled(torch.randn(8, 3).double())
+    for _ in range(2):
+        x = torch.randn(8, 3).double()
+        eager = copy.deepcopy(model)
+        calibrate(compiled, [x], upstream=upstream)
+        calibrate(eager, [x], upstream=upstream)
+        assert_same(statistics(model), statistics(eager))
 
 
 def test_frozen_layer_keeps_its_statistics_and_normalizes_by_them():
