@@ -26,6 +26,7 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
         about: condition -> one line about it.
     """
     console.print(table(comparison))
+    console.print()
     absent = _absent(comparison.cells)
     if absent:
         console.print(f"Runs in no figure: {absent}.", highlight=False, markup=False)
