@@ -1,0 +1,71 @@
+"""Models that are compiled, distributed, traced or exported."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from renorm import (
+    BatchRenorm2d,
+    limits,
+)
+from renorm.conversion import convert, to_batchnorm
+from renorm.errors import ConversionError
+from support.networks import network, sequential, trained
+
+
+def test_compiled_model_runs_the_converted_layers():
+    model = sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    compiled: Any = torch.compile(model, backend="eager")
+    x = torch.randn(8, 4)
+    compiled(x)
+    convert(compiled, limits=limits.fixed(float("inf"), float("inf")))
+    with torch.no_grad():
+        model[1].running_mean.fill_(7.0)
+    expected = copy.deepcopy(model)(x)
+    torch.testing.assert_close(compiled(x), expected)
+
+
+def test_compiled_layer_runs_as_converted():
+    layer = nn.BatchNorm1d(4)
+    layer.compile(backend="eager")
+    layer(torch.randn(8, 4))
+    convert(layer, limits=limits.fixed(float("inf"), float("inf")))
+    assert layer.running_mean is not None
+    layer.running_mean.fill_(1e3)
+    assert layer(torch.randn(8, 4)).mean() < -100
+
+
+def test_model_in_ddp(tmp_path):
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("torch is built without gloo")
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(network())
+        x = torch.randn(2, 3, 9, 9)
+        convert(model)(x).square().mean().backward()
+        assert isinstance(model.module[1], BatchRenorm2d)
+        assert model.module[0].weight.grad.abs().sum() > 0
+        to_batchnorm(model)(x).square().mean().backward()
+        assert type(model.module[1]) is nn.BatchNorm2d
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_graph_module():
+    model = trained(network(), (2, 3, 9, 9))
+    graph = torch.fx.symbolic_trace(model)
+    x = torch.randn(2, 3, 9, 9)
+    before = graph(x)
+    convert(graph)
+    assert torch.equal(graph(x), before)
+    assert isinstance(graph.get_submodule("1"), BatchRenorm2d)
+
+
+def test_exported_model_has_no_layer_left():
+    program = torch.export.export(trained(nn.BatchNorm1d(4)), (torch.randn(8, 4),))
+    with pytest.raises(ConversionError, match=r"exported .* converted before"):
+        convert(program.module())
