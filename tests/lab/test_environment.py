@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 import renorm
-from renorm.lab import environment
 from renorm.lab.environment import commit, describe, installed
 
 
@@ -55,5 +54,5 @@ def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def absent(*_: object, **__: object) -> None:
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(environment.subprocess, "run", absent)
+    monkeypatch.setattr("subprocess.run", absent)
     assert commit(tmp_path / "code.py") is None

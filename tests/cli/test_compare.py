@@ -1,0 +1,179 @@
+from pathlib import Path
+
+import pytest
+
+from renorm import cli
+from renorm.lab import pool
+from renorm.lab.store import Store
+from renorm.report.records import Record, Specification
+from report.constructed import diverged, finished
+
+SMALL = ["compare", "--conditions", "clustered", "--seeds", "2", "--workers", "1", "--steps", "10"]
+
+
+class Training:
+    """Stands for training: batch renorm at 90 %, everything else at 20 %."""
+
+    def __init__(self) -> None:
+        self.done: list[Specification] = []
+        self.event: dict[int, BaseException | str] = {}
+
+    def __call__(self, specification: Specification) -> Record:
+        event = self.event.get(len(self.done))
+        if isinstance(event, BaseException):
+            if isinstance(event, Exception):
+                self.done.append(specification)
+            raise event
+        self.done.append(specification)
+        if event == "diverge":
+            return diverged(specification)
+        high = specification.normalizer == "batch_renorm"
+        return finished(specification, 0.9 if high else 0.2, gap=0.0 if high else 0.7)
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Training:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    training = Training()
+    monkeypatch.setattr(pool, "run", training)
+    return training
+
+
+def test_table_conclusion_and_records(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(SMALL) == cli.DONE == 0
+    captured = capsys.readouterr()
+    out = " ".join(captured.out.split())
+    assert "clustered batch norm 20.0 ± 0.0 90.0 ± 0.0 70.0 ± 0.0 2/2" in out
+    assert "clustered: statistics per 4 examples of ONE class; the batch of 32 is balanced" in out
+    assert "clustered: wins by 70.0 ± 0.0 points." in out
+    assert "6 of 6: group_norm, clustered, seed 1: 20.0 % (0 s left)" in captured.err
+    assert "Records: compare.jsonl" in captured.err
+    assert len(Store(Path("compare.jsonl")).read()[0]) == 6
+
+
+def test_a_second_call_trains_nothing(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(SMALL)
+    first = capsys.readouterr().out
+    assert cli.main(SMALL) == 0
+    assert len(training.done) == 6
+    assert capsys.readouterr().out == first
+
+
+def test_every_option_reaches_the_runs(training: Training) -> None:
+    options = (
+        "--normalizers batch-norm,group_norm slow_batch_norm --conditions iid microbatch "
+        "--seeds 1 --steps 12 --lr 0.5 --batch-size 16 --group-size 8 --out other.jsonl"
+    )
+    assert cli.main(["compare", "--workers", "1", *options.split()]) == 0
+    assert training.done == [
+        Specification("digits", normalizer, condition, 0, 12, 0.5, 16, 8)
+        for condition in ("iid", "microbatch")
+        for normalizer in ("batch_norm", "group_norm", "slow_batch_norm")
+    ]
+    assert Path("other.jsonl").exists()
+    assert not Path("compare.jsonl").exists()
+
+
+def test_failed_runs_are_shown_and_the_exit_code_is_1(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.event = {1: OSError("disk on fire")}
+    assert cli.main(SMALL) == cli.SOME_FAILED == 1
+    captured = capsys.readouterr()
+    assert "failed: batch_renorm, clustered, seed 0: OSError: disk on fire" in captured.out
+    assert "2 of 6: batch_renorm, clustered, seed 0: failed" in captured.err
+
+
+def test_a_diverged_run_is_a_result(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    training.event = {1: "diverge"}
+    assert cli.main(SMALL) == 0
+    captured = capsys.readouterr()
+    assert "1 diverged" in captured.out
+    assert "batch_renorm, clustered, seed 0: diverged at step 7" in captured.err
+
+
+def test_ctrl_c_shows_the_table_so_far_and_exits_130(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.event = {4: KeyboardInterrupt()}
+    assert cli.main(SMALL) == 130
+    captured = capsys.readouterr()
+    assert "Of 6 runs: 2 missing." in " ".join(captured.out.split())
+    assert "Run the same command again" in captured.err
+    assert len(Store(Path("compare.jsonl")).read()[0]) == 4
+
+
+def test_a_torn_line_is_reported(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(SMALL)
+    path = Path("compare.jsonl")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert cli.main(SMALL) == 0
+    assert "line 6 was cut off" in capsys.readouterr().err
+    assert len(training.done) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--normalizers batchnorm", "Did you mean 'batch_norm'?"),
+        ("--normalizers ,", "At least one normalizer is needed"),
+        ("--conditions clusterd", "There are iid, microbatch, clustered, two_classes."),
+        ("--seeds -1", "got -1"),
+        ("--steps 0", "got 0"),
+        ("--lr -1", "got -1.0"),
+        ("--batch-size 30", "a batch of 30 and groups of 4"),
+        ("--workers 0", "got 0"),
+        ("--out no/such/folder.jsonl", "Give another file, in a folder that is there"),
+    ],
+)
+def test_a_mistake_is_explained_with_exit_code_2(
+    options: str, message: str, training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", *options.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert training.done == []
+
+
+def test_a_file_of_another_kind_is_refused(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("compare.jsonl").write_text("my notes\n")
+    assert cli.main(SMALL) == 2
+    assert "compare.jsonl, line 1 is no record of renorm" in capsys.readouterr().err
+    assert Path("compare.jsonl").read_text() == "my notes\n"
+
+
+def test_help_explains_conditions_columns_and_resuming(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in (
+        "each group is of ONE class while the batch of all groups is balanced",
+        "How to read the table",
+        "a second call does the missing runs only",
+        "[default: batch_norm batch_renorm group_norm]",
+        "[default: compare.jsonl]",
+        "renorm compare --conditions clustered --seeds 10",
+    ):
+        assert part in text
+
+
+def test_real_runs_end_to_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["compare", "--seeds", "1", "--steps", "10", "--workers", "1"]
+    assert cli.main(arguments) == 0
+    assert "1 seed, so no intervals" in " ".join(capsys.readouterr().out.split())
+    records, warning = Store(Path("compare.jsonl")).read()
+    assert len(records) == 9
+    assert warning is None
+    assert all(record.environment["torch"] for record in records.values())
