@@ -1,9 +1,19 @@
-"""Batch normalization for the batches people really have."""
+"""Batch normalization for the batches people really have.
+
+Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``), their schedules (``limits``), and
+whole models: ``convert``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``.
+"""
 
 from renorm import functional as functional
 from renorm import limits as limits
 from renorm import nn as nn
+from renorm.calibration import calibrate as calibrate
+from renorm.conversion import convert as convert
+from renorm.conversion import to_batchnorm as to_batchnorm
+from renorm.errors import ArgumentError as ArgumentError
+from renorm.errors import ConversionError as ConversionError
 from renorm.errors import RenormError as RenormError
+from renorm.inspection import summary as summary
 from renorm.nn import BatchRenorm1d as BatchRenorm1d
 from renorm.nn import BatchRenorm2d as BatchRenorm2d
 from renorm.nn import BatchRenorm3d as BatchRenorm3d

@@ -1,0 +1,36 @@
+"""The public names, and that every one of them is documented with an example."""
+
+import inspect
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import renorm
+
+NAMES = {
+    "ArgumentError", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d", "BatchRenormAct2d",
+    "ConversionError", "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d",
+    "RenormError", "calibrate", "convert", "freeze", "functional", "limits", "nn", "summary",
+    "to_batchnorm", "unfreeze",
+}  # fmt: skip
+SUBPACKAGES = {"calibration", "cli", "conversion", "errors", "inspection", "kernels", "lab",
+               "reference", "report"}  # fmt: skip
+
+
+def test_public_names_are_these() -> None:
+    names = {name for name in vars(renorm) if not name.startswith("_")}
+    assert names - SUBPACKAGES == NAMES  # a subpackage appears once something imports it
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_public_name_has_an_example(name: str) -> None:
+    thing = getattr(renorm, name)
+    assert inspect.getdoc(thing)
+    if inspect.isfunction(thing) or (inspect.isclass(thing) and not issubclass(thing, Exception)):
+        assert ">>>" in (inspect.getdoc(thing) or "")
+
+
+def test_version_is_that_of_the_project_file() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    assert tomllib.loads(project.read_text())["project"]["version"] == renorm.__version__
