@@ -1,7 +1,7 @@
 """Batch normalization for the batches people really have.
 
-Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``), their schedules (``limits``), and
-whole models: ``convert``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``.
+Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``), their schedules (``limits``),
+and whole models: ``convert``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``.
 """
 
 from renorm import functional as functional

@@ -327,6 +327,11 @@ def test_restart_limits_starts_the_schedule_again() -> None:
     layer.num_batches_tracked.fill_(500)  # type: ignore[union-attr]
     layer.restart_limits()
     assert layer.limits(layer.num_batches_tracked)[0] == 1
+    with torch.inference_mode():
+        made = BatchRenorm1d(3)
+        made(torch.randn(4, 3))
+    made.restart_limits()
+    assert int(made.num_batches_tracked) == 0  # type: ignore[arg-type]
 
 
 def test_statistics_never_leave_their_device_for_the_host() -> None:

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, overload
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -125,10 +124,7 @@ def _renormalize(layer: _BatchNorm, cls: type[BatchRenorm], options: dict[str, A
     vars(layer)["_converted_from"] = came_from
     layer.momentum = options.pop("momentum", _MOMENTUM)
     layer.configure(**options)
-    count = layer.num_batches_tracked
-    if count is not None:
-        with torch.inference_mode(count.is_inference()):  # else these are read-only
-            count.zero_()
+    layer.restart_limits()
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -123,8 +123,10 @@ class BatchRenorm(_BatchNorm):
 
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.zero_()
+        count = self.num_batches_tracked
+        if count is not None:
+            with torch.inference_mode(count.is_inference()):  # else such a tensor is read-only
+                count.zero_()
 
     def extra_repr(self) -> str:
         """The settings, as ``print(model)`` shows them."""

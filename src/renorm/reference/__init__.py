@@ -4,12 +4,12 @@ Readable in one sitting and slow on purpose. Arrays are (m, C): m values in C ch
 map (N, C, *spatial) is brought to that shape by ``as_rows`` and back by ``as_maps``.
 """
 
-from renorm.reference.batch_norm import batch_norm as batch_norm
-from renorm.reference.batch_norm import batch_norm_backward as batch_norm_backward
-from renorm.reference.batch_norm import inference as inference
-from renorm.reference.batch_norm import population as population
-from renorm.reference.batch_renorm import Renormalized as Renormalized
-from renorm.reference.batch_renorm import batch_renorm as batch_renorm
-from renorm.reference.batch_renorm import batch_renorm_backward as batch_renorm_backward
+from renorm.reference.normalization_2015 import batch_norm as batch_norm
+from renorm.reference.normalization_2015 import batch_norm_backward as batch_norm_backward
+from renorm.reference.normalization_2015 import inference as inference
+from renorm.reference.normalization_2015 import population as population
+from renorm.reference.renormalization_2017 import Renormalized as Renormalized
+from renorm.reference.renormalization_2017 import batch_renorm as batch_renorm
+from renorm.reference.renormalization_2017 import batch_renorm_backward as batch_renorm_backward
 from renorm.reference.shapes import as_maps as as_maps
 from renorm.reference.shapes import as_rows as as_rows
