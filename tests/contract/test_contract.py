@@ -6,24 +6,18 @@ from contract.checks import CHECKS, Check
 from support.cases import CASES, Case, inputs
 from support.subjects import SUBJECTS, Subject
 
-PAIRS = [
-    pytest.param(subject, check, id=f"{subject.id}-{check.id}")
-    for subject in SUBJECTS
+GRID = [
+    pytest.param(subject, check, case, id=f"{check.id}-{subject.id}-{case.id}")
     for check in CHECKS
-    if any(check.when(subject, case) for case in CASES)
+    for subject in SUBJECTS
+    for case in CASES
+    if check.when(subject, case)
 ]
 
 
-@pytest.mark.parametrize(("subject", "check"), PAIRS)
-def test_contract(subject: Subject, check: Check) -> None:
-    cases = [case for case in CASES if check.when(subject, case)]
-    failures = []
-    for case in cases:
-        try:
-            check.run(subject, case)
-        except AssertionError as error:
-            failures.append(f"{case.id}: {error}")
-    assert not failures, "\n".join([f"{len(failures)} of {len(cases)} cases", *failures])
+@pytest.mark.parametrize(("subject", "check", "case"), GRID)
+def test_contract(subject: Subject, check: Check, case: Case) -> None:
+    check.run(subject, case)
 
 
 def test_case_ids_are_unique() -> None:
