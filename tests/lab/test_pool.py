@@ -36,9 +36,11 @@ def test_closing_early_ends_the_workers() -> None:
     before = set(multiprocessing.active_children())
     outcomes = run_all([replace(SHORT, seed=seed) for seed in range(50)], workers=2)
     next(outcomes)
-    assert len(set(multiprocessing.active_children()) - before) == 2
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
     outcomes.close()
     assert set(multiprocessing.active_children()) == before
+    assert {worker.exitcode for worker in workers} == {-signal.SIGTERM}
 
 
 def test_one_run_needs_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
