@@ -47,7 +47,7 @@ def test_table_conclusion_and_records(
     captured = capsys.readouterr()
     out = " ".join(captured.out.split())
     assert "clustered batch norm 20.0 ± 0.0 90.0 ± 0.0 70.0 ± 0.0 2/2" in out
-    assert "clustered: statistics per 4 examples of ONE class; the batch of 32 is balanced" in out
+    assert "clustered: statistics per 4 examples of ONE class; groups take classes in turn" in out
     assert "clustered: wins by 70.0 ± 0.0 points." in out
     assert "6 of 6: group_norm, clustered, seed 1: 20.0 % (0 s left)" in captured.err
     assert "Records: compare.jsonl" in captured.err
@@ -156,7 +156,7 @@ def test_help_explains_conditions_columns_and_resuming(
     assert cli.main(["compare", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for part in (
-        "each group is of ONE class while the batch of all groups is balanced",
+        "each group is of ONE class, as workers see it whose shards are sorted",
         "How to read the table",
         "a second call does the missing runs only",
         "[default: batch_norm batch_renorm group_norm]",

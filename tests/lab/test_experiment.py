@@ -88,7 +88,7 @@ def test_about_names_the_sizes() -> None:
     assert Grid(batch_size=64, group_size=8).about() == {
         "iid": "batches of 64 at random, one group",
         "microbatch": "batches of 64 at random, statistics per 8 examples",
-        "clustered": "statistics per 8 examples of ONE class; the batch of 64 is balanced",
+        "clustered": "statistics per 8 examples of ONE class; groups take classes in turn",
     }
 
 

@@ -42,8 +42,9 @@ def compare(
 
     - `iid`: batches at random, the whole batch is one group.
     - `microbatch`: the same batches, statistics per group: small groups, nothing else.
-    - `clustered`: each group is of ONE class while the batch of all groups is balanced, as
-      workers see it whose shards are sorted. The groups are as large as in `microbatch`.
+    - `clustered`: each group is of ONE class, as workers see it whose shards are sorted. The groups
+      of a batch take the classes in turn, so the gradient stays balanced: 32 examples in groups
+      of 4 are 8 of the 10 digits, equally. The groups are as large as in `microbatch`.
     - `two_classes`: as clustered, with two classes a group. Not in the default: digits are too
       easy to show a difference there.
 

@@ -60,13 +60,14 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Clustered:
-    """Each group holds few classes, while the batch of all groups stays balanced.
+    """Each group holds few classes, while the batch of all groups is spread evenly over classes.
 
     Groups take their classes in turn, the least used first and ties at random: within a batch
     and over all batches so far, two classes differ by one group's share at most. A group has
     equally many examples of each of its classes; an example returns only when the others of its
     class have been used. So each synchronous worker of the paper's non-iid setting sees few
-    classes, and the gradient sees (nearly) all. Source: Ioffe 2017, section 4.3.
+    classes, and the gradient as many as the groups have room for: 8 groups of one class hold 8
+    of the 10 digits, equally. Source: Ioffe 2017, section 4.3.
 
     Args:
         batch_size: examples in a batch.
@@ -175,7 +176,7 @@ CONDITIONS = {
         ),
         Condition(
             "clustered",
-            "statistics per {group} examples of ONE class; the batch of {batch} is balanced",
+            "statistics per {group} examples of ONE class; groups take classes in turn",
             lambda batch, group: Clustered(batch, group, 1),
         ),
         Condition(
