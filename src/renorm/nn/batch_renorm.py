@@ -201,6 +201,7 @@ class BatchRenorm(_BatchNorm):
             mean, var, r_max, d_max = None, None, 1.0, 0.0
         else:
             mean, var, step = reference
+            step = _on_host(step)
             r_max, d_max = self.limits(step)
             if momentum is None:
                 momentum = 1 / (step + 1)
@@ -238,6 +239,13 @@ class BatchRenorm(_BatchNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memory": Memory()}
+
+
+def _on_host(step: Tensor | int) -> Tensor | int:
+    """The step as a number where reading it stops nothing: numbers need no tensor arithmetic."""
+    if type(step) is not Tensor or step.device.type != "cpu" or torch.compiler.is_compiling():
+        return step
+    return step if torch._C._are_functorch_transforms_active() else int(step)
 
 
 class BatchRenorm1d(BatchRenorm, nn.BatchNorm1d):
