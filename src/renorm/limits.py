@@ -176,7 +176,8 @@ def paper() -> Limits:
 def over(total_steps: int) -> Limits:
     """The paper's schedule scaled to a run: corners at 5 %, 25 % (d_max) and 40 % (r_max) of it.
 
-    ``over(100_000)`` is ``paper()``.
+    ``over(100_000)`` is ``paper()``. The limits should not open before the running statistics have
+    settled, which takes about 3 / momentum updates: below some 6,000 steps raise the momentum.
 
     Args:
         total_steps: length of the run in statistics updates (training forwards), at least 1.
