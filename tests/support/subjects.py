@@ -89,11 +89,12 @@ def _plain(case: Case) -> bool:
 
 
 AUTO = Subject("BatchRenormNd", _by_rank)
+CPU = Subject("cpu kernel", _with_kernel("cpu"), takes=_plain)
 ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
-SUBJECTS = [AUTO, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
+SUBJECTS = [AUTO, CPU, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
 
 
 def fill(layer: Any, t: Inputs) -> Any:
