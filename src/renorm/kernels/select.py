@@ -48,14 +48,15 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
     found = cpu_obstacle if kernel == "cpu" else obstacle
     if kernel is not None and found:
         raise ArgumentError(
-            f"The kernel {kernel!r} was asked for, but {found}. Pass kernel=None to have one chosen."
+            f"The kernel {kernel!r} was asked for, but {found}. "
+            "Pass kernel=None to have one chosen."
         )
     if kernel is not None:
         return Choice(kernel, "asked for")
     if obstacle:
         return Choice("composite", obstacle)
     if cpu_obstacle is None:
-        return Choice("cpu", "the C extension was built")
+        return Choice("cpu", "fused in C, on torch's own threads")
     device = call.x.device.type
     why = f": {cpu_obstacle}" if device == "cpu" else ""
     return Choice("aten", f"native operations on {device}{why}")
@@ -88,6 +89,6 @@ def _obstacle(call: Call) -> str | None:
         return f"the native operations are not there on {call.x.device.type}"
     if type(call.x) not in (Tensor, torch.nn.Parameter):
         return f"the input is a tensor subclass ({type(call.x).__name__})"
-    if call.x.shape[:1].numel() * call.x.shape[2:].numel() == 1:
+    if call.x.numel() == call.x.shape[1]:
         return "one value per channel takes the running statistics"
     return None

@@ -6,6 +6,7 @@ three-dimensional likes (``x.t()``, ``x.transpose(1, 2)``); any other is first m
 """
 
 import ctypes
+import importlib
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from renorm.kernels.aten import gradients
 from renorm.kernels.call import Call, Outcome
 
 try:
-    from renorm.kernels.cpu import _native
+    native: Any = importlib.import_module("renorm.kernels.cpu._native")
 except ImportError:
-    _native = None
+    native = None
+
+# (N, C, S) as the values lie in memory; S == 1 for rows of channels
+Sizes = tuple[int, int, int]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
@@ -27,7 +31,7 @@ _NOT_COUNTED = torch.tensor(False, device="cpu")
 
 def _connect() -> str | None:
     """Give the extension torch's pool; returns what is missing."""
-    if _native is None:
+    if native is None:
         return "the C extension was not built: no C compiler (gcc or clang) when it was installed"
     try:
         library = ctypes.CDLL(torch._C.__file__)  # it depends on libtorch_cpu, which has them
@@ -37,7 +41,7 @@ def _connect() -> str | None:
         ]
     except (OSError, AttributeError):
         return f"torch {torch.__version__} does not export torch_parallel_for"
-    _native.connect(*addresses)
+    native.connect(*addresses)
     return None
 
 
@@ -63,10 +67,7 @@ def obstacle(call: Call) -> str | None:
 def run(call: Call) -> Outcome:
     """Normalize the whole batch as one group; no mask, no microbatch."""
     x, weight, bias = call.x, call.weight, call.bias
-    sizes = _sizes(x)
-    if sizes is None:
-        x = x.contiguous()
-        sizes = _sizes(x)
+    x, sizes = _arranged(x)
     statistics: list[Any] = []
     if torch.is_grad_enabled() and (
         x.requires_grad
@@ -78,21 +79,30 @@ def run(call: Call) -> Outcome:
         y = torch.empty_like(x)
         _forward(x, y, call, sizes, statistics)
     mean, _, new_mean, new_var, counted = statistics
-    return Outcome(y, mean, new_mean, new_var, counted)
+    return Outcome(y, mean, new_mean, new_var, None if new_mean is None else counted)
 
 
 def batch_mean(call: Call) -> Tensor:
     """The (1, C) mean that ``run`` would return, bit for bit."""
-    x = call.x.detach()
-    if _sizes(x) is None:
-        x = x.contiguous()
+    x, sizes = _arranged(call.x.detach())
     statistics: list[Any] = []
-    _forward(x, None, call, _sizes(x), statistics)
+    _forward(x, None, call, sizes, statistics)
     return statistics[0]
 
 
-def _sizes(x: Tensor) -> tuple[int, int, int] | None:
-    """(N, C, S) as the values lie in memory: S == 1 for rows of channels; None if they do not."""
+def _arranged(x: Tensor) -> tuple[Tensor, Sizes]:
+    """x, or a contiguous copy of it, and its sizes."""
+    sizes = _sizes(x)
+    if sizes is not None:
+        return x, sizes
+    x = x.resolve_neg().contiguous()
+    sizes = _sizes(x)
+    assert sizes is not None
+    return x, sizes
+
+
+def _sizes(x: Tensor) -> Sizes | None:
+    """The sizes of x if it can be taken as it lies."""
     if x.is_neg():
         return None
     n, c, rank = x.shape[0], x.shape[1], x.dim()
@@ -112,28 +122,29 @@ def _sizes(x: Tensor) -> tuple[int, int, int] | None:
     return (x.numel() // c, c, 1) if rows else None
 
 
-def _vector(t: Tensor | None) -> tuple[int, int]:
-    """Address and dtype of a (C,) tensor that outlives the call."""
-    return (0, 0) if t is None else (t.data_ptr(), _DTYPES[t.dtype])
+def _vector(t: Tensor | None, alive: list[Tensor]) -> tuple[int, int]:
+    """Address and dtype of a (C,) tensor; what is copied to have one is kept in ``alive``."""
+    if t is None:
+        return 0, 0
+    if t.is_neg() or not t.is_contiguous():
+        t = t.detach().resolve_neg().contiguous()
+        alive.append(t)
+    return t.data_ptr(), _DTYPES[t.dtype]
 
 
-def _dense(t: Tensor | None) -> Tensor | None:
-    return t if t is None or (t.is_contiguous() and not t.is_neg()) else t.resolve_neg().contiguous()
+def _forward(x: Tensor, y: Tensor | None, call: Call, sizes: Sizes, statistics: list[Any]) -> None:
+    """Compute a step; ``statistics`` becomes mean, saved, new mean, new var, counted.
 
-
-def _forward(
-    x: Tensor, y: Tensor | None, call: Call, sizes: Any, statistics: list[Any]
-) -> None:
-    """Compute a step; ``statistics`` becomes [mean, (invstd, r, d, lost), new mean, new var, counted]."""
+    ``saved`` (4, C) is 1 / sigma_B, r, d, and what rounding took from the mean.
+    """
     c = x.shape[1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean, saved = torch.empty((1, c), dtype=dtype), torch.empty((4, c), dtype=dtype)
     new_mean = new_var = None
     if call.running_mean is not None:
         new_mean, new_var = torch.empty(c, dtype=dtype), torch.empty(c, dtype=dtype)
-    weight, bias = _dense(call.weight), _dense(call.bias)
-    running_mean, running_var = _dense(call.running_mean), _dense(call.running_var)
-    counted = _native.forward(
+    alive: list[Tensor] = []
+    counted = native.forward(
         _DTYPES[x.dtype],
         *sizes,
         x.data_ptr(),
@@ -142,24 +153,20 @@ def _forward(
         saved.data_ptr(),
         0 if new_mean is None else new_mean.data_ptr(),
         0 if new_var is None else new_var.data_ptr(),
-        *_vector(weight),
-        *_vector(bias),
-        *_vector(running_mean),
-        *_vector(running_var),
+        *_vector(call.weight, alive),
+        *_vector(call.bias, alive),
+        *_vector(call.running_mean, alive),
+        *_vector(call.running_var, alive),
         call.r_max,
         call.d_max,
         call.momentum,
         call.eps,
     )
-    if new_mean is None:
-        counted = None
-    else:
-        counted = _COUNTED if counted else _NOT_COUNTED
-    statistics += [mean, saved, new_mean, new_var, counted]
+    statistics += [mean, saved, new_mean, new_var, _COUNTED if counted else _NOT_COUNTED]
 
 
 class _Normalize(torch.autograd.Function):
-    """``gamma * ((x - mu_B) / sigma_B * r + d) + beta``; mu_B and sigma_B depend on x, r and d not."""
+    """``gamma * ((x - mu_B) / sigma_B * r + d) + beta``; r and d do not depend on x."""
 
     @staticmethod
     def forward(
@@ -168,7 +175,7 @@ class _Normalize(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         call: Call,
-        sizes: tuple[int, int, int],
+        sizes: Sizes,
         statistics: list[Any],
     ) -> Tensor:
         y = torch.empty_like(x)
@@ -183,26 +190,17 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, saved = ctx.saved_tensors
-        dy = grads[0]
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if not _is_last_derivative(dy):
-            invstd, r, d, _ = saved
-            if not ctx.renormalizes:
-                r = d = None
-            dx, dweight, dbias = gradients(
-                dy, x, weight, mean[0], invstd, r, d, ctx.eps, ctx.needs_input_grad[:3]
-            )
-        else:
-            dx = torch.empty_like(x) if need_x else None
+        dy, needs = grads[0], ctx.needs_input_grad[:3]
+        if _is_last_derivative(dy):
+            dx = torch.empty_like(x) if needs[0] else None
             dweight, dbias = _backward(x, dy, dx, weight, mean, saved)
-        if need_weight and dweight.dtype != weight.dtype:
-            dweight = dweight.to(weight.dtype)
-        if need_bias and dbias.dtype != ctx.bias_dtype:
-            dbias = dbias.to(ctx.bias_dtype)
+        else:
+            invstd, r, d, _ = saved if ctx.renormalizes else (saved[0], None, None, None)
+            dx, dweight, dbias = gradients(dy, x, weight, mean[0], invstd, r, d, ctx.eps, needs)
         return (
             dx,
-            dweight if need_weight else None,
-            dbias if need_bias else None,
+            dweight.to(weight.dtype) if needs[1] and dweight is not None else None,
+            dbias.to(ctx.bias_dtype) if needs[2] and dbias is not None else None,
             None,
             None,
             None,
@@ -216,6 +214,7 @@ def _is_last_derivative(dy: Tensor) -> bool:
         and type(dy) is Tensor
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._has_storage(dy)  # a batch of gradients has none
         and not dy._is_zerotensor()
     )
 
@@ -224,16 +223,13 @@ def _backward(
     x: Tensor, dy: Tensor, dx: Tensor | None, weight: Tensor | None, mean: Tensor, saved: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Writes dx; returns the gradients (C,) of weight and bias."""
-    sizes = _sizes(x)
-    if sizes is None:  # a hook on saved tensors may return x in another layout
-        x = x.contiguous()
-        sizes = _sizes(x)
+    x, sizes = _arranged(x)  # a hook on saved tensors may return another layout
     if _sizes(dy) != sizes:
         dy = torch.empty_like(x).copy_(dy)
     c = x.shape[1]
     dweight, dbias = torch.empty(c, dtype=mean.dtype), torch.empty(c, dtype=mean.dtype)
-    weight = _dense(weight)
-    _native.backward(
+    alive: list[Tensor] = []
+    native.backward(
         _DTYPES[x.dtype],
         *sizes,
         x.data_ptr(),
@@ -241,7 +237,7 @@ def _backward(
         0 if dx is None else dx.data_ptr(),
         mean.data_ptr(),
         saved.data_ptr(),
-        *_vector(weight),
+        *_vector(weight, alive),
         dweight.data_ptr(),
         dbias.data_ptr(),
     )
