@@ -9,6 +9,14 @@
 #define NAME__(function, dtype) NAME_(function, dtype)
 #define NAME(function) NAME__(function, DTYPE)
 
+#ifndef WIDENED_16
+#define WIDENED_16(p) __builtin_convertvector(p, I)
+#define NARROWED_16(i) __builtin_convertvector(i, NAME(packed))
+#endif
+
+/* Asks for a cache line before it is needed; the address need not be the caller's. */
+#define FETCH(p) __builtin_prefetch((const void *)(p), 0, 3)
+
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE double widened_half(uint16_t half) {

@@ -32,18 +32,18 @@ INLINE double NAME(total)(V value) {
 }
 
 #if DTYPE_IS_BFLOAT16
-INLINE V NAME(widened)(NAME(packed) p) { return (V)(__builtin_convertvector(p, I) << 16); }
+INLINE V NAME(widened)(NAME(packed) p) { return (V)(WIDENED_16(p) << 16); }
 
 /* Round to nearest, ties to even; the bits of a NaN could carry over into infinity. */
 INLINE NAME(packed) NAME(narrowed)(V value) {
     I bits = NAME(either)(value != value, (I){0} + 0x7fc00000, (I)value);
     I rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    return __builtin_convertvector(rounded >> 16, NAME(packed));
+    return NARROWED_16(rounded >> 16);
 }
 #elif DTYPE_IS_FLOAT16
 /* Exponents differ by 112, subnormals included; infinity and NaN have all exponent bits set. */
 INLINE V NAME(widened)(NAME(packed) p) {
-    I half = __builtin_convertvector(p, I);
+    I half = WIDENED_16(p);
     I magnitude = half & 0x7fff;
     V value = (V)(magnitude << 13) * 0x1p112f;
     I special = (magnitude >= 0x7c00) & 0x7f800000;
@@ -59,7 +59,7 @@ INLINE NAME(packed) NAME(narrowed)(V value) {
     I special = NAME(either)(magnitude > 0x7f800000, (I){0} + 0x7e00, (I){0} + 0x7c00);
     I result = NAME(either)(magnitude < 0x38800000, subnormal, normal);
     result = NAME(either)(magnitude >= 0x47800000, special, result);
-    return __builtin_convertvector(result | ((bits >> 16) & 0x8000), NAME(packed));
+    return NARROWED_16(result | ((bits >> 16) & 0x8000));
 }
 #else
 INLINE V NAME(widened)(NAME(packed) p) { return p; }
