@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from renorm.kernels.aten import gradients
-from renorm.kernels.call import Call, Outcome
+from renorm.kernels.call import Call, Outcome, accumulation_dtype
 
 try:
     native: Any = importlib.import_module("renorm.kernels.cpu._native")
@@ -24,6 +24,11 @@ except ImportError:
 Sizes = tuple[int, int, int]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+# makes statistics for x of each dtype; 0.7 microseconds, torch.empty with a dtype takes 1.2
+_EMPTY = {
+    dtype: torch.empty(0, dtype=accumulation_dtype(dtype), device="cpu").new_empty
+    for dtype in _DTYPES
+}
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 _COUNTED = torch.tensor(True, device="cpu")
 _NOT_COUNTED = torch.tensor(False, device="cpu")
@@ -138,11 +143,11 @@ def _forward(x: Tensor, y: Tensor | None, call: Call, sizes: Sizes, statistics: 
     ``saved`` (4, C) is 1 / sigma_B, r, d, and what rounding took from the mean.
     """
     c = x.shape[1]
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, saved = torch.empty((1, c), dtype=dtype), torch.empty((4, c), dtype=dtype)
+    empty = _EMPTY[x.dtype]
+    mean, saved = empty((1, c)), empty((4, c))
     new_mean = new_var = None
     if call.running_mean is not None:
-        new_mean, new_var = torch.empty(c, dtype=dtype), torch.empty(c, dtype=dtype)
+        new_mean, new_var = empty(c), empty(c)
     alive: list[Tensor] = []
     counted = native.forward(
         _DTYPES[x.dtype],
@@ -227,7 +232,7 @@ def _backward(
     if _sizes(dy) != sizes:
         dy = torch.empty_like(x).copy_(dy)
     c = x.shape[1]
-    dweight, dbias = torch.empty(c, dtype=mean.dtype), torch.empty(c, dtype=mean.dtype)
+    dweight, dbias = mean.new_empty(c), mean.new_empty(c)
     alive: list[Tensor] = []
     native.backward(
         _DTYPES[x.dtype],
