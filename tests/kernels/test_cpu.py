@@ -61,13 +61,11 @@ def _results(call: Call, dy: Tensor, kernel: str = "cpu") -> list[Tensor]:
     return [t.detach() for t in (*outcome, *gradients) if t is not None]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", filter(CPU.takes, CASES), ids=lambda case: case.id)
 def test_every_instruction_set_keeps_the_contract(case: Case, instructions: str) -> None:
     def applies(check: Check) -> bool:
         return check.id.endswith(("the_reference", "large_offset", "leaves_the_statistics"))
 
-    if not CPU.takes(case):
-        pytest.skip("masks and microbatches go to the composite kernel")
     for check in CHECKS:
         if applies(check) and check.when(CPU, case):
             check.run(CPU, case)
@@ -345,7 +343,6 @@ def test_hooks_on_saved_tensors_may_change_the_layout() -> None:
 
 
 def test_large_sizes_are_counted_in_64_bits() -> None:
-    """Three planes of 2^31 elements would take 8 GiB; 2^31 + 2^13 of a half type are enough."""
-    memory = torch.empty(0, dtype=torch.bfloat16)
-    assert cpu._sizes(memory.new_empty(1).expand(2, 3, 2**30)) is None  # would be copied
+    """The sizes alone: values to go with them would take 12 GiB."""
+    assert cpu._sizes(torch.empty(1).expand(2, 3, 2**30)) is None  # would be copied
     assert cpu._sizes(torch.empty(2, 3, 2**30, device="meta")) == (2, 3, 2**30)
