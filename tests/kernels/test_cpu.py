@@ -61,7 +61,7 @@ def _results(call: Call, dy: Tensor, kernel: str = "cpu") -> list[Tensor]:
     return [t.detach() for t in (*outcome, *gradients) if t is not None]
 
 
-@pytest.mark.parametrize("case", filter(CPU.takes, CASES), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", list(filter(CPU.takes, CASES)), ids=lambda case: case.id)
 def test_every_instruction_set_keeps_the_contract(case: Case, instructions: str) -> None:
     def applies(check: Check) -> bool:
         return check.id.endswith(("the_reference", "large_offset", "leaves_the_statistics"))
