@@ -137,7 +137,7 @@ def test_threads_change_results_by_rounding_alone(shape: tuple[int, ...], layout
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_calls_from_inside_a_parallel_region_and_from_many_threads_agree() -> None:
+def test_calls_from_many_threads_agree() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     x, dy = _large((64, 5, 300), "contiguous", torch.float32)
