@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from contract import checks
 from support.cases import CASES, Case, inputs
-from support.subjects import ATEN, BATCH_NORM, COMPOSITE, Subject, fill, step
+from support.subjects import ATEN, BATCH_NORM, COMPOSITE, CPU, Subject, fill, step
 
-PROVIDERS = [BATCH_NORM, ATEN, COMPOSITE]
+PROVIDERS = [s for s in (BATCH_NORM, CPU, ATEN, COMPOSITE) if s.missing is None]
 TIMED = [
     Case("RL 32x16", (32, 16)),
     Case("RL 256x256", (256, 256)),

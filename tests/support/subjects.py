@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import renorm
 from renorm import limits
+from renorm.kernels import cpu
 from renorm.nn import BatchRenorm
 from support.cases import Case, Inputs
 
@@ -37,12 +38,14 @@ class Subject:
         renormalizes: False for torch's batch norm, which agrees at limits (1, 0) alone and
             averages the variance.
         takes: whether this layer can serve the case at all.
+        missing: why it cannot be tested in this installation, or None.
     """
 
     id: str
     build: Callable[[Case], Any]
     renormalizes: bool = True
     takes: Callable[[Case], bool] = lambda case: True
+    missing: str | None = None
 
 
 def settings(case: Case) -> dict:
@@ -89,11 +92,12 @@ def _plain(case: Case) -> bool:
 
 
 AUTO = Subject("BatchRenormNd", _by_rank)
+CPU = Subject("cpu kernel", _with_kernel("cpu"), takes=_plain, missing=cpu.MISSING)
 ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
-SUBJECTS = [AUTO, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
+SUBJECTS = [AUTO, CPU, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
 
 
 def fill(layer: Any, t: Inputs) -> Any:

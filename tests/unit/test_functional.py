@@ -7,7 +7,7 @@ from torch import Tensor
 from renorm import kernels
 from renorm.errors import ArgumentError, RenormError
 from renorm.functional import batch_renorm
-from renorm.kernels import Call
+from renorm.kernels import Call, cpu
 
 x = torch.randn(6, 3, 4)
 mean, var = torch.zeros(3), torch.ones(3)
@@ -59,7 +59,7 @@ def test_limits_and_momentum_may_be_tensors() -> None:
         ({"eps": -1e-5}, "eps must be positive, got -1e-05"),
         ({"microbatch": 0}, "at least 1, got 0"),
         ({"single": "no"}, "'raise' or 'running', got 'no'"),
-        ({"kernel": "fast"}, "no kernel 'fast'; there are aten, composite"),
+        ({"kernel": "fast"}, "no kernel 'fast'; there are cpu, aten, composite"),
         ({"mask": torch.ones(6, 4)}, r"mask must be bool of shape"),
         ({"x": torch.ones(1, 3)}, "Use larger batches"),
         (
@@ -87,6 +87,13 @@ def _call(x: Tensor, **options: object) -> Call:
     )  # fmt: skip
 
 
+FASTEST = (
+    ("cpu", "fused in C, on torch's own threads")
+    if cpu.MISSING is None
+    else ("aten", f"native operations on cpu: {cpu.MISSING}")
+)
+
+
 class Wrapped(Tensor):
     """A tensor subclass, as DTensor is."""
 
@@ -94,8 +101,8 @@ class Wrapped(Tensor):
 @pytest.mark.parametrize(
     ("call", "kernel", "reason"),
     [
-        (_call(x), "aten", "native operations on cpu"),
-        (_call(x, microbatch=6), "aten", "native operations on cpu"),
+        (_call(x), *FASTEST),
+        (_call(x, microbatch=6), *FASTEST),
         (_call(x, microbatch=2), "composite", "microbatches need statistics per group"),
         (_call(x, mask=torch.ones(6, 4).bool()), "composite", "a mask needs weighted statistics"),
         (_call(x[:1, :, 0]), "composite", "one value per channel takes the running statistics"),

@@ -4,6 +4,7 @@ With r and d constant, ``y = BN(x; gamma * r, beta + gamma * d)``, so the native
 its native backward serve, and only the input is saved. Source: Ioffe 2017, section 3.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,25 +84,42 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, invstd, r, d = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        dx, dw, db = torch.ops.aten.native_batch_norm_backward(
-            grads[0],
-            x,
-            _product(weight, r, mean.dtype),
-            None,
-            None,
-            mean,
-            invstd,
-            True,
-            ctx.eps,
-            [need_x, need_weight, need_weight or need_bias],
-        )
-        dweight = dbias = None
-        if need_weight:
-            dweight = (dw if r is None else r * dw + d * db).to(weight.dtype)
-        if need_bias:
-            dbias = db.to(ctx.bias_dtype)
-        return (dx if need_x else None), dweight, dbias, None, None, None, None, None
+        needs = ctx.needs_input_grad[:3]
+        dx, dweight, dbias = gradients(grads[0], x, weight, mean, invstd, r, d, ctx.eps, needs)
+        dbias = dbias.to(ctx.bias_dtype) if dbias is not None else None
+        return dx, dweight, dbias, None, None, None, None, None
+
+
+def gradients(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    invstd: Tensor,
+    r: Tensor | None,
+    d: Tensor | None,
+    eps: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias, those that are needed, by differentiable operations."""
+    need_x, need_weight, need_bias = needs
+    dx, dw, db = torch.ops.aten.native_batch_norm_backward(
+        dy,
+        x,
+        _product(weight, r, mean.dtype),
+        None,
+        None,
+        mean,
+        invstd,
+        True,
+        eps,
+        [need_x, need_weight, need_weight or need_bias],
+    )
+    dweight = None
+    if need_weight:
+        assert weight is not None
+        dweight = (dw if r is None else r * dw + d * db).to(weight.dtype)
+    return (dx if need_x else None), dweight, (db if need_bias else None)
 
 
 def _product(weight: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:

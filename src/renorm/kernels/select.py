@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from renorm.errors import ArgumentError
-from renorm.kernels import aten, composite
+from renorm.kernels import aten, composite, cpu
 from renorm.kernels.call import Call, Outcome
 
 
@@ -22,7 +22,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-_KERNELS = {"aten": aten, "composite": composite}
+_KERNELS = {"cpu": cpu, "aten": aten, "composite": composite}
 
 
 def names() -> tuple[str, ...]:
@@ -41,16 +41,25 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
             f"There is no kernel {kernel!r}; there are {', '.join(_KERNELS)}. "
             "Pass None to have one chosen."
         )
-    obstacle = _aten_obstacle(call)
-    if kernel == "aten" and obstacle:
+    obstacle = _obstacle(call)
+    if kernel == "composite":
+        return Choice(kernel, "asked for")
+    cpu_obstacle = obstacle or cpu.obstacle(call)
+    found = cpu_obstacle if kernel == "cpu" else obstacle
+    if kernel is not None and found:
         raise ArgumentError(
-            f"The kernel 'aten' was asked for, but {obstacle}. Pass kernel=None to have one chosen."
+            f"The kernel {kernel!r} was asked for, but {found}. "
+            "Pass kernel=None to have one chosen."
         )
     if kernel is not None:
         return Choice(kernel, "asked for")
     if obstacle:
         return Choice("composite", obstacle)
-    return Choice("aten", f"native operations on {call.x.device.type}")
+    if cpu_obstacle is None:
+        return Choice("cpu", "fused in C, on torch's own threads")
+    device = call.x.device.type
+    why = f": {cpu_obstacle}" if device == "cpu" else ""
+    return Choice("aten", f"native operations on {device}{why}")
 
 
 def run(call: Call, kernel: str | None = None) -> Outcome:
@@ -64,8 +73,8 @@ def batch_mean(call: Call, kernel: str | None = None) -> Tensor:
     return mean(call)
 
 
-def _aten_obstacle(call: Call) -> str | None:
-    """Why the native operations cannot take this call, or None if they can."""
+def _obstacle(call: Call) -> str | None:
+    """Why the composite kernel alone can take this call, or None if others can."""
     if call.mask is not None:
         return "a mask needs weighted statistics"
     if call.microbatch is not None and call.microbatch < call.x.shape[0]:
@@ -80,6 +89,6 @@ def _aten_obstacle(call: Call) -> str | None:
         return f"the native operations are not there on {call.x.device.type}"
     if type(call.x) not in (Tensor, torch.nn.Parameter):
         return f"the input is a tensor subclass ({type(call.x).__name__})"
-    if call.x.shape[:1].numel() * call.x.shape[2:].numel() == 1:
+    if call.x.numel() == call.x.shape[1]:
         return "one value per channel takes the running statistics"
     return None

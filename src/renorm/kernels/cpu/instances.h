@@ -1,0 +1,92 @@
+/* Template: the code of all dtypes for the instruction set of the file that includes this.
+ *
+ * That file defines VECTOR_BYTES and, before including this, has included the headers below, which
+ * must not be compiled for its instruction set.
+ */
+
+#define INLINE static inline __attribute__((always_inline, unused))
+#define NAME_(function, dtype) function##_##dtype
+#define NAME__(function, dtype) NAME_(function, dtype)
+#define NAME(function) NAME__(function, DTYPE)
+
+#ifndef WIDENED_16
+#define WIDENED_16(p) __builtin_convertvector(p, I)
+#define NARROWED_16(i) __builtin_convertvector(i, NAME(packed))
+#endif
+
+/* Asks for a cache line before it is needed; the address need not be the caller's. */
+#define FETCH(p) __builtin_prefetch((const void *)(p), 0, 3)
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+INLINE double widened_half(uint16_t half) {
+    double magnitude = half & 0x7fff;
+    int exponent = (half >> 10) & 31, mantissa = half & 1023;
+    if (exponent == 31)
+        magnitude = mantissa ? NAN : INFINITY;
+    else
+        magnitude = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+    return half & 0x8000 ? -magnitude : magnitude;
+}
+
+INLINE double widened_brain(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* n values of a (C,) vector from number `first` on, or of the constant that its absence means. */
+static void read_vector(vector v, int64_t first, int64_t n, double absent, double *out) {
+    if (!v.values) {
+        for (int64_t i = 0; i < n; i++) out[i] = absent;
+    } else if (v.dtype == FLOAT32) {
+        for (int64_t i = 0; i < n; i++) out[i] = ((const float *)v.values)[first + i];
+    } else if (v.dtype == FLOAT64) {
+        for (int64_t i = 0; i < n; i++) out[i] = ((const double *)v.values)[first + i];
+    } else if (v.dtype == BFLOAT16) {
+        for (int64_t i = 0; i < n; i++)
+            out[i] = widened_brain(((const uint16_t *)v.values)[first + i]);
+    } else {
+        for (int64_t i = 0; i < n; i++)
+            out[i] = widened_half(((const uint16_t *)v.values)[first + i]);
+    }
+}
+
+#define REAL double
+#define INTEGER int64_t
+#define REAL_ABS fabs
+#define LARGEST DBL_MAX
+#define EPSILON DBL_EPSILON
+
+#define DTYPE float64
+#define ELEMENT double
+#include "instance.h"
+
+#undef REAL
+#undef INTEGER
+#undef REAL_ABS
+#undef LARGEST
+#undef EPSILON
+#define REAL float
+#define INTEGER int32_t
+#define REAL_ABS fabsf
+#define LARGEST FLT_MAX
+#define EPSILON FLT_EPSILON
+
+#define DTYPE float32
+#define ELEMENT float
+#include "instance.h"
+
+#define DTYPE bfloat16
+#define ELEMENT uint16_t
+#define DTYPE_IS_BFLOAT16 1
+#include "instance.h"
+#undef DTYPE_IS_BFLOAT16
+
+#define DTYPE float16
+#define ELEMENT uint16_t
+#define DTYPE_IS_FLOAT16 1
+#include "instance.h"
+
+#define ALL_DTYPES {run_float32, run_float64, run_bfloat16, run_float16}

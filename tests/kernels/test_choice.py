@@ -1,0 +1,95 @@
+"""When the kernel in C serves, when it does not, and what is said then."""
+
+import importlib
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from renorm import BatchRenorm2d, kernels
+from renorm.errors import ArgumentError
+from renorm.kernels import Call, cpu
+
+BUILT = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
+x = torch.randn(6, 3, 4)
+
+
+class Own(torch.nn.Parameter):
+    """A parameter that is more than its values."""
+
+
+def _call(x: Tensor = x, **options: Any) -> Call:
+    c = x.shape[1]
+    call = Call(x, torch.zeros(c), torch.ones(c), None, None, 1.0, 0.0, 0.1, 1e-5)
+    return call._replace(**options)
+
+
+REFUSED = [
+    (_call(microbatch=2), "microbatches need statistics per group"),
+    (_call(mask=torch.ones(6, 4).bool()), "a mask needs weighted statistics"),
+    (_call(x[:1, :, :1]), "one value per channel takes the running statistics"),
+    (_call(x.to("meta")), "the native operations are not there on meta"),
+    (_call(weight=Own(torch.ones(3))), "a parameter or statistic is not a plain floating-point"),
+    (_call(bias=torch.ones(3, dtype=torch.int64)), "a parameter or statistic is not a plain"),
+    (_call(x.to(torch.float8_e5m2)), "it has no code for torch.float8_e5m2"),
+]
+
+
+@BUILT
+@pytest.mark.parametrize(("call", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
+def test_asked_for_what_it_does_not_take_it_raises(call: Call, reason: str) -> None:
+    with pytest.raises(ArgumentError, match=f"'cpu' was asked for, but {reason}.* Pass kernel="):
+        kernels.choose(call, "cpu")
+    assert kernels.choose(call).kernel != "cpu"
+
+
+@BUILT
+@pytest.mark.filterwarnings("ignore")  # the tracer warns of every size that is read
+def test_recorded_operations_are_left_to_kernels_made_of_them() -> None:
+    reason = "native operations on cpu: operations are being recorded, and this would not be one"
+    with FlopCounterMode(display=False):
+        assert kernels.choose(_call()) == ("aten", reason)
+    layer = BatchRenorm2d(3)
+    image = torch.randn(4, 3, 5, 5)
+    traced: Any = torch.jit.trace(layer, image, check_trace=False)
+    other = torch.randn(4, 3, 5, 5)
+    assert not torch.equal(traced(other), traced(image))
+
+
+def test_without_the_extension_the_native_operations_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "renorm.kernels.cpu._native", None)
+    try:
+        importlib.reload(cpu)
+        kernel, reason = kernels.choose(_call())
+        assert kernel == "aten"
+        assert reason.startswith("native operations on cpu: the C extension was not built: no C")
+        with pytest.raises(ArgumentError, match="'cpu' was asked for, but the C extension was not"):
+            kernels.choose(_call(), "cpu")
+        assert kernels.run(_call()).y.shape == x.shape
+    finally:
+        monkeypatch.undo()
+        importlib.reload(cpu)
+
+
+@BUILT
+def test_a_torch_without_its_pool_in_the_interface_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Without:
+        def __init__(self, path: str) -> None: ...
+
+    monkeypatch.setattr("ctypes.CDLL", Without)
+    assert cpu._connect() == f"torch {torch.__version__} does not export torch_parallel_for"
+
+
+@BUILT
+def test_the_extension_refuses_a_wrong_number_of_arguments() -> None:
+    for function in (cpu.native.forward, cpu.native.backward, cpu.native.connect):
+        with pytest.raises(TypeError, match=r"expected \d+ arguments, got 1"):
+            function(1)
+    assert not cpu.native.use("unheard of")

@@ -1,0 +1,348 @@
+"""The kernel in C beyond the contract: every instruction set, thread count, layout and size."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from contract.checks import CHECKS, Check
+from renorm import kernels
+from renorm.functional import batch_renorm
+from renorm.kernels import Call, cpu
+from support.cases import CASES, Case, inputs
+from support.oracle import expected
+from support.subjects import CPU, fill, step
+from support.tolerance import assert_close
+
+pytestmark = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
+
+INSTRUCTIONS = ("baseline", "avx2", "avx512")
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+SHAPES = [(1, 2, 40_000), (64, 5, 300), (2, 3, 128, 129), (700, 65), (3, 2, 9, 41, 41)]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    if not cpu.native.use(request.param):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    any(cpu.native.use(name) for name in reversed(INSTRUCTIONS))
+
+
+def _call(x: Tensor, **options: Any) -> Call:
+    g, c, dtype = torch.Generator().manual_seed(1), x.shape[1], kernels.accumulation_dtype(x.dtype)
+
+    def vector() -> Tensor:
+        return torch.randn(c, generator=g, dtype=dtype)
+
+    call = Call(x, vector(), vector().exp(), vector(), vector(), 1.5, 0.5, 0.1, 1e-5)
+    return call._replace(**options)
+
+
+def _results(call: Call, dy: Tensor, kernel: str = "cpu") -> list[Tensor]:
+    """Everything a training step gives: y, statistics and all gradients."""
+    assert call.weight is not None
+    assert call.bias is not None
+    leaves = [t.detach().requires_grad_() for t in (call.x, call.weight, call.bias)]
+    outcome = kernels.run(call._replace(x=leaves[0], weight=leaves[1], bias=leaves[2]), kernel)
+    gradients = torch.autograd.grad(outcome.y, leaves, dy)
+    return [t.detach() for t in (*outcome, *gradients) if t is not None]
+
+
+@pytest.mark.parametrize("case", list(filter(CPU.takes, CASES)), ids=lambda case: case.id)
+def test_every_instruction_set_keeps_the_contract(case: Case, instructions: str) -> None:
+    def applies(check: Check) -> bool:
+        return check.id.endswith(("the_reference", "large_offset", "leaves_the_statistics"))
+
+    for check in CHECKS:
+        if applies(check) and check.when(CPU, case):
+            check.run(CPU, case)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    c=st.integers(1, 40),
+    s=st.sampled_from([1, 2, 3, 15, 16, 17, 31, 33, 49, 63, 64, 65, 127, 130, 300, 4099]),
+    dtype=st.sampled_from(FLOATS),
+    layout=st.sampled_from(["contiguous", "channels_last"]),
+    name=st.sampled_from(INSTRUCTIONS),
+)
+def test_sizes_around_lanes_and_blocks(
+    n: int, c: int, s: int, dtype: torch.dtype, layout: Any, name: str
+) -> None:
+    if n * s == 1 or n * c * s > 100_000:
+        return
+    case = Case("any", (n, c, 1, s), dtype, layout=layout, parameter_dtype=torch.float32)
+    t = inputs(case)
+    exact = expected(case, t)
+    cpu.native.use(name)
+    try:
+        layer = fill(CPU.build(case), t)
+        y, dx = step(layer, t)
+    finally:
+        any(cpu.native.use(each) for each in reversed(INSTRUCTIONS))
+    assert_close("y", y, exact.y, dtype, offset=exact.offset)
+    assert_close("dx", dx, exact.dx, dtype, scale=exact.dx_scale, offset=exact.offset)
+    single = torch.float32
+    assert_close("dweight", layer.weight.grad, exact.dweight, single, scale=exact.dweight_scale,
+                 offset=exact.offset)  # fmt: skip
+    assert_close("running_var", layer.running_var, exact.new_var, single)
+
+
+def _large(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    x, dy = 3 + torch.randn(shape), torch.randn(shape)
+    if layout == "channels_last" and len(shape) > 3:
+        memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)]
+        x, dy = (t.contiguous(memory_format=memory_format) for t in (x, dy))
+    return x.to(dtype), dy.to(dtype)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_results_are_repeatable_to_the_bit(shape: tuple[int, ...], layout: str) -> None:
+    x, dy = _large(shape, layout, torch.float32)
+    first = _results(_call(x), dy)
+    for _ in range(5):
+        again = _results(_call(x), dy)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_threads_change_results_by_rounding_alone(shape: tuple[int, ...], layout: str) -> None:
+    x, dy = _large(shape, layout, torch.float64)
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 7):  # few channels are cut into parts, rows into ranges
+        torch.set_num_threads(threads)
+        results.append(_results(_call(x), dy))
+    torch.set_num_threads(before)
+    for other in (*results[1:], _results(_call(x), dy, "aten")):
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_calls_from_many_threads_agree() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    x, dy = _large((64, 5, 300), "contiguous", torch.float32)
+    exact = _results(_call(x), dy)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: _results(_call(x), dy), range(16)):
+            for a, b in zip(exact, result, strict=True):
+                torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("far", [1e3, -1e5])
+@pytest.mark.parametrize("shape", [(64, 8, 16, 16), (512, 8)], ids=str)
+def test_first_values_that_are_unlike_the_rest_cost_no_accuracy(
+    far: float, shape: tuple[int, ...]
+) -> None:
+    """The sums are taken about the first values: all others are far from those here."""
+    x = far + torch.randn(shape)
+    x[0] = 0
+    if len(shape) == 2:
+        x[:16] = 0
+    outcome = kernels.run(_call(x), "cpu")
+    dims = [0, *range(2, x.dim())]
+    var, mean = torch.var_mean(x.double(), dims, correction=0)
+    call = _call(x)
+    assert call.running_var is not None
+    assert call.running_mean is not None
+    sigma = (call.running_var.double() + 1e-5).sqrt()
+    step_of_sigma = 0.1 * ((var + 1e-5).sqrt() - sigma)
+    assert outcome.new_var is not None
+    torch.testing.assert_close(
+        outcome.new_var.double(), (sigma + step_of_sigma).square() - 1e-5, rtol=2e-5, atol=0
+    )
+    torch.testing.assert_close(outcome.batch_mean[0].double(), mean, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(9, 5, 33), (33, 20)], ids=str)
+def test_storage_offsets_need_no_alignment(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, dy = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    exact = _results(_call(x), dy)
+    for offset in (1, 3):
+        moved = []
+        for t in (x, dy):
+            buffer = torch.full((t.numel() + offset,), float("nan"), dtype=dtype)
+            moved.append(buffer[offset:].view(shape).copy_(t))
+        for a, b in zip(exact, _results(_call(moved[0]), moved[1]), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_round_as_torch_does(dtype: torch.dtype, instructions: str) -> None:
+    """Every pattern of 16 bits goes in, and comes out as torch converts it."""
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = patterns[patterns.isfinite() & (patterns.float().abs() < 200)].view(1, -1)
+    x = x[:, : x.shape[1] // 2 * 2].view(2, -1)
+    call = _call(x, running_mean=None, running_var=None)
+    wide = kernels.run(call._replace(x=x.float()), "cpu").y
+    narrow = kernels.run(call, "cpu").y
+    assert torch.equal(narrow, wide.to(dtype))
+    for scale in (1e-7, 1e-5, 1e-3, 1e3, 1e5, float("inf"), float("nan")):
+        weight = torch.full((x.shape[1],), scale)
+        zeros = torch.zeros_like(weight)
+        wide = kernels.run(call._replace(x=x.float(), weight=weight, bias=zeros), "cpu").y
+        narrow = kernels.run(call._replace(weight=weight, bias=zeros), "cpu").y
+        torch.testing.assert_close(narrow, wide.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.randn(12, 10).t(),
+        lambda: torch.randn(4, 9, 6).transpose(1, 2),
+        lambda: torch.randn(4, 6, 1, 1).contiguous(memory_format=torch.channels_last),
+        lambda: torch.randn(4, 1, 5, 7),
+    ],
+)
+def test_layouts_that_are_taken_as_they_lie_are_kept(make: Any) -> None:
+    x = make()
+    dy = torch.randn(x.shape)
+    ours = _results(_call(x), dy)
+    theirs = _results(_call(x), dy, "composite")
+    assert ours[0].stride() == x.stride()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.randn(4, 6, 8)[:, :, ::2],
+        lambda: torch.randn(1, 6, 8).expand(4, 6, 8),
+        lambda: torch.randn(8, 4, 6).permute(1, 2, 0)[:, ::2],
+        lambda: torch.randn(4, 6, 3, 2, 2, 2).transpose(1, 4),
+        lambda: torch.ops.aten._neg_view(torch.randn(4, 6, 8)),
+    ],
+)
+def test_any_other_layout_gives_the_same_numbers(make: Any) -> None:
+    x = make()
+    dy = torch.ops.aten._neg_view(torch.randn(x.shape)) if x.is_neg() else torch.randn(x.shape)
+    for a, b in zip(_results(_call(x), dy), _results(_call(x), dy, "composite"), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_strided_parameters_of_other_dtypes() -> None:
+    x = torch.randn(6, 5, 4)
+    for dtype in FLOATS:
+        wide = torch.rand(4, 10).to(dtype) + 0.5
+        mean, var, weight, bias = (row[::2] for row in wide)
+        options = {"running_mean": mean, "running_var": var, "weight": weight, "bias": bias}
+        for a, b in zip(
+            kernels.run(_call(x, **options), "cpu"),
+            kernels.run(_call(x, **options), "composite"),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)
+
+
+def test_batch_mean_is_that_of_a_run() -> None:
+    for shape in SHAPES:
+        call = _call(100 + torch.randn(shape))
+        assert torch.equal(kernels.batch_mean(call, "cpu"), kernels.run(call, "cpu").batch_mean)
+
+
+def _leaves() -> list[Tensor]:
+    torch.manual_seed(0)
+    shapes = [(5, 3, 4), (3,), (3,)]
+    return [torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes]
+
+
+def _y(leaves: list[Tensor], kernel: str, limits: tuple[float, float] = (1.2, 0.3)) -> Tensor:
+    mean, var = torch.full((3,), 0.2).double(), torch.full((3,), 0.7).double()
+    r_max, d_max = limits
+    return batch_renorm(*_first(leaves, mean, var), r_max=r_max, d_max=d_max, kernel=kernel)[0]
+
+
+def _first(leaves: list[Tensor], mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
+    return leaves[0], mean, var, leaves[1], leaves[2]
+
+
+def test_second_derivatives_are_those_of_the_native_operations() -> None:
+    dy, ddx = torch.randn(2, 5, 3, 4).double().unbind()
+    results = []
+    for kernel in ("cpu", "aten"):
+        leaves = _leaves()
+        (dx,) = torch.autograd.grad(_y(leaves, kernel), leaves[0], dy, create_graph=True)
+        results.append((dx.detach(), *torch.autograd.grad(dx, leaves[:2], ddx)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradcheck() -> None:
+    def y(*leaves: Tensor) -> Tensor:
+        return _y(list(leaves), "cpu", (1.0, 0.0))  # r and d are constant: differences apply
+
+    assert torch.autograd.gradcheck(y, _leaves())
+    assert torch.autograd.gradgradcheck(y, _leaves())
+
+
+def test_batched_gradients() -> None:
+    cotangents = torch.randn(4, 5, 3, 4, dtype=torch.float64)
+    results = []
+    for kernel in ("cpu", "aten"):
+        leaves = _leaves()
+        y = _y(leaves, kernel)
+        results.append(torch.autograd.grad(y, leaves, cotangents, is_grads_batched=True))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("wanted", [[0], [1], [2], [1, 2], [0, 2]], ids=str)
+def test_any_part_of_the_gradient(wanted: list[int]) -> None:
+    leaves = _leaves()
+    whole = torch.autograd.grad(_y(leaves, "cpu").sin().sum(), leaves)
+    part = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(leaves)]
+    got = torch.autograd.grad(_y(part, "cpu").sin().sum(), [part[i] for i in wanted])
+    assert all(torch.equal(whole[i], g) for i, g in zip(wanted, got, strict=True))
+
+
+def test_only_the_input_is_saved_for_backward() -> None:
+    saved: list[Tensor] = []
+
+    def pack(t: Tensor) -> Tensor:
+        saved.append(t)
+        return t
+
+    x = torch.randn(8, 4, 9, 9, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        kernels.run(_call(x), "cpu")
+    assert [t.data_ptr() for t in saved if t.numel() > 4 * 6] == [x.data_ptr()]
+
+
+def test_hooks_on_saved_tensors_may_change_the_layout() -> None:
+    x, dy = torch.randn(4, 6, 5, 5), torch.randn(4, 6, 5, 5)
+    plain = _results(_call(x), dy)
+
+    def unpack(t: Tensor) -> Tensor:
+        return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+        hooked = _results(_call(x), dy)
+    for a, b in zip(plain, hooked, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_large_sizes_are_counted_in_64_bits() -> None:
+    """The sizes alone: values to go with them would take 12 GiB."""
+    assert cpu._sizes(torch.empty(1).expand(2, 3, 2**30)) is None  # would be copied
+    assert cpu._sizes(torch.empty(2, 3, 2**30, device="meta")) == (2, 3, 2**30)
