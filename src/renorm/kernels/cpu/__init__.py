@@ -37,7 +37,7 @@ _NOT_COUNTED = torch.tensor(False, device="cpu")
 def _connect() -> str | None:
     """Give the extension torch's pool; returns what is missing."""
     if native is None:
-        return "the C extension was not built: no C compiler (gcc or clang) when it was installed"
+        return "the C extension was not built: install again with a C compiler (gcc or clang)"
     try:
         library = ctypes.CDLL(torch._C.__file__)  # it depends on libtorch_cpu, which has them
         addresses = [

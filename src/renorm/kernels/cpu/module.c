@@ -9,11 +9,11 @@
 
 #include "kernel.h"
 
-/* Below this many values a second thread costs more than it saves: a parallel region takes 2 to 5
- * microseconds, a thread about 4 values a nanosecond. */
+/* Measured on 2 cores, a layer's forward of (n / 64, 64) floats with 1 and with 2 threads: the same at
+ * 32,768 values (48.7 and 48.5 microseconds), and 3 % less at 65,536 (55.6 and 53.8). */
 enum { VALUES_PER_THREAD = 16384 };
 
-/* Releasing the interpreter costs 0.1 microseconds; it is worth it for work of several. */
+/* Other Python threads wait no longer than a small step takes; a larger one lets them run. */
 enum { VALUES_WITH_LOCK = 8192 };
 
 typedef void (*range_function)(int64_t, int64_t, void *);

@@ -8,7 +8,7 @@ typedef struct {
 } NAME(accumulator);
 
 /* A lane takes at most this many values in its own dtype: their rounding is below 1e-6 of the sum
- * of magnitudes, and a flush costs less than 2 % of the additions. */
+ * of magnitudes. */
 enum { NAME(FLUSH_AFTER) = 64 };
 
 INLINE void NAME(flush)(NAME(accumulator) *t) {
@@ -260,7 +260,7 @@ static void NAME(cut_channels)(step *t) {
 
 static void NAME(planes)(step *t) {
     int64_t most = (t->C + t->threads - 1) / t->threads; /* channels of the busiest thread */
-    /* cutting reads a large input once more from memory, so idle threads are worth up to 1/4 */
+    /* cutting reads a large input once more from memory, so a few idle threads are put up with */
     if (t->threads > 1 && 4 * most * t->threads > 5 * t->C)
         NAME(cut_channels)(t);
     else
