@@ -67,7 +67,7 @@ def test_without_the_extension_the_native_operations_serve(
         importlib.reload(cpu)
         kernel, reason = kernels.choose(_call())
         assert kernel == "aten"
-        assert reason.startswith("native operations on cpu: the C extension was not built: no C")
+        assert reason.startswith("native operations on cpu: the C extension was not built: ")
         with pytest.raises(ArgumentError, match="'cpu' was asked for, but the C extension was not"):
             kernels.choose(_call(), "cpu")
         assert kernels.run(_call()).y.shape == x.shape
