@@ -59,6 +59,20 @@ def test_recorded_operations_are_left_to_kernels_made_of_them() -> None:
     assert not torch.equal(traced(other), traced(image))
 
 
+def test_an_extension_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("undefined symbol")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib, "import_module", broken)
+            importlib.reload(cpu)
+        assert cpu.MISSING == "the C extension was built, but does not load: undefined symbol"
+        assert kernels.choose(_call()).kernel == "aten"
+    finally:
+        importlib.reload(cpu)
+
+
 def test_without_the_extension_the_native_operations_serve(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

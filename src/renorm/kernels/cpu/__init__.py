@@ -15,10 +15,14 @@ from torch import Tensor
 from renorm.kernels.aten import gradients
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 
+native: Any = None
+_absence = None
 try:
-    native: Any = importlib.import_module("renorm.kernels.cpu._native")
-except ImportError:
-    native = None
+    native = importlib.import_module("renorm.kernels.cpu._native")
+except ModuleNotFoundError:
+    _absence = "was not built: install again with a C compiler (gcc or clang)"
+except ImportError as error:
+    _absence = f"was built, but does not load: {error}"
 
 # (N, C, S) as the values lie in memory; S == 1 for rows of channels
 Sizes = tuple[int, int, int]
@@ -37,7 +41,7 @@ _NOT_COUNTED = torch.tensor(False, device="cpu")
 def _connect() -> str | None:
     """Give the extension torch's pool; returns what is missing."""
     if native is None:
-        return "the C extension was not built: install again with a C compiler (gcc or clang)"
+        return f"the C extension {_absence}"
     try:
         library = ctypes.CDLL(torch._C.__file__)  # it depends on libtorch_cpu, which has them
         addresses = [
