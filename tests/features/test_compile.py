@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx, library, nn
 from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 
@@ -123,7 +123,7 @@ def test_checkpoint_of_compiled_code_around_the_norm_is_exact() -> None:
 
 def test_snapshot_op_is_registered_completely() -> None:
     tensors = (torch.randn(3), torch.rand(3), torch.tensor(4))
-    torch.library.opcheck(torch.ops.renorm.snapshot.default, tensors)
+    library.opcheck(torch.ops.renorm.snapshot.default, tensors)
     assert all(torch.equal(a, b) for a, b in zip(kernels.snapshot(*tensors), tensors, strict=True))
 
 

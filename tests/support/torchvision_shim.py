@@ -11,9 +11,9 @@ import sys
 from types import ModuleType
 
 import pytest
-import torch
+from torch.library import Library
 
-_declared: list[torch.library.Library] = []  # a library's operators live as long as it does
+_declared: list[Library] = []  # operators live as long as the object that declares them
 
 
 def torchvision_models() -> ModuleType:
@@ -44,8 +44,8 @@ def _import_torchvision() -> None:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared.append(library)
+        declared = Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(declared)
         importlib.import_module("torchvision")

@@ -9,15 +9,15 @@ repeated. So the op refuses to run inside a backward pass: no gradient is better
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from renorm.errors import RenormError
 
-_LIBRARY = torch.library.Library("renorm", "DEF")
+_LIBRARY = library.Library("renorm", "DEF")
 _LIBRARY.define("snapshot(Tensor mean, Tensor var, Tensor step) -> (Tensor, Tensor, Tensor)")
 
 
-@torch.library.impl(_LIBRARY, "snapshot", "CompositeExplicitAutograd")
+@library.impl(_LIBRARY, "snapshot", "CompositeExplicitAutograd")
 def _snapshot(mean: Tensor, var: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if torch._C._current_graph_task_id() != -1:
         raise RenormError(
@@ -30,7 +30,7 @@ def _snapshot(mean: Tensor, var: Tensor, step: Tensor) -> tuple[Tensor, Tensor, 
     return mean.clone(), var.clone(), step.clone()
 
 
-@torch.library.register_fake("renorm::snapshot", lib=_LIBRARY)
+@library.register_fake("renorm::snapshot", lib=_LIBRARY)
 def _fake(mean: Tensor, var: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(mean), torch.empty_like(var), torch.empty_like(step)
 
