@@ -163,11 +163,7 @@ def check_settings(
         )
     if single not in ("raise", "running"):
         raise ArgumentError(f"single must be 'raise' or 'running', got {single!r}.")
-    if kernel is not None and kernel not in kernels.names():
-        raise ArgumentError(
-            f"There is no kernel {kernel!r}; there are {', '.join(kernels.names())}. "
-            "Use None to have one chosen."
-        )
+    kernels.check_name(kernel)
 
 
 def check_mask(x: Tensor, mask: Tensor) -> None:

@@ -3,7 +3,6 @@
 An explicit request works or raises; without one, the fastest kernel that takes the call is used.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,17 +29,22 @@ def names() -> tuple[str, ...]:
     return tuple(_KERNELS)
 
 
+def check_name(kernel: str | None) -> None:
+    """Refuse a kernel that there is not; None is to have one chosen."""
+    if kernel is not None and kernel not in _KERNELS:
+        raise ArgumentError(
+            f"There is no kernel {kernel!r}; there are {', '.join(_KERNELS)}. "
+            "Pass None to have one chosen."
+        )
+
+
 def choose(call: Call, kernel: str | None = None) -> Choice:
     """The kernel for this call: the one asked for, or the fastest that takes it.
 
     Raises:
         ArgumentError: no such kernel, or the one asked for does not take this call.
     """
-    if kernel is not None and kernel not in _KERNELS:
-        raise ArgumentError(
-            f"There is no kernel {kernel!r}; there are {', '.join(_KERNELS)}. "
-            "Pass None to have one chosen."
-        )
+    check_name(kernel)
     obstacle = _obstacle(call)
     if kernel == "composite":
         return Choice(kernel, "asked for")
@@ -69,8 +73,7 @@ def run(call: Call, kernel: str | None = None) -> Outcome:
 
 def batch_mean(call: Call, kernel: str | None = None) -> Tensor:
     """The batch means that ``run`` would compute for this call."""
-    mean: Callable[[Call], Tensor] = _KERNELS[choose(call, kernel).kernel].batch_mean
-    return mean(call)
+    return _KERNELS[choose(call, kernel).kernel].batch_mean(call)
 
 
 def _obstacle(call: Call) -> str | None:
