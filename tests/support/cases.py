@@ -1,6 +1,6 @@
 """The inputs that every check and every benchmark runs on: one table, each row with its reason."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -48,7 +48,6 @@ class Inputs:
     weight: Tensor | None
     bias: Tensor | None
     mask: Tensor | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
 
 
 HALF = (torch.bfloat16, torch.float16)

@@ -21,6 +21,7 @@ class Expected:
     new_mean: Tensor
     new_var: Tensor
     offset: float  # largest |mean| / std of a channel: how much an offset amplifies rounding
+    group_offset: float  # the same for the group that shares statistics and has the least spread
     dx_scale: float  # size of the terms whose difference is dx
     dweight_scale: float  # largest sum of the magnitudes that are added to one dweight
     dbias_scale: float
@@ -37,13 +38,15 @@ def expected(case: Case, t: Inputs) -> Expected:
     y, dx = np.zeros_like(x), np.zeros_like(x)
     dgamma, dbeta = np.zeros(C), np.zeros(C)
     mus, sigmas, counts = [], [], []
-    slope = np.abs(gamma) / sigma  # largest dy/dx of a channel with statistics held
+    slope = np.zeros(C)  # largest dy/dx of a channel with statistics held
+    group_offset = 0.0
     for rows in _groups(case, t):
         xs, dys = x[rows], dy[rows]
         if len(xs) < 2:
             x_hat = (xs - mu) / sigma
             y[rows] = gamma * x_hat + beta
             dx[rows] = dys * gamma / sigma
+            slope = np.maximum(slope, np.abs(gamma) / sigma)
             dgamma += (dys * x_hat).sum(axis=0)
         else:
             step = reference.batch_renorm(
@@ -54,7 +57,9 @@ def expected(case: Case, t: Inputs) -> Expected:
             grads = reference.batch_renorm_backward(dys, xs, gamma, step.r, step.d, eps)
             dx[rows] = grads[0]
             dgamma += grads[1]
-            slope = np.maximum(slope, np.abs(gamma) * step.r / np.sqrt(xs.var(axis=0) + eps))
+            sigma_b = np.sqrt(xs.var(axis=0) + eps)
+            slope = np.maximum(slope, np.abs(gamma) * step.r / sigma_b)
+            group_offset = max(group_offset, float((np.abs(xs).max(axis=0) / sigma_b).max()))
             mus.append(step.mu)
             sigmas.append(step.sigma)
             counts.append(len(xs))
@@ -71,6 +76,7 @@ def expected(case: Case, t: Inputs) -> Expected:
         new_mean=_tensor(new_mu),
         new_var=_tensor(new_sigma**2 - eps),
         offset=float((np.abs(x[used]).max(axis=0) / np.sqrt(x[used].var(axis=0) + eps)).max()),
+        group_offset=group_offset,
         dx_scale=float((np.abs(dy[used]).max(axis=0) * slope).max()),
         dweight_scale=float(np.abs(dy[used] * x_hat).sum(axis=0).max()),
         dbias_scale=float(np.abs(dy[used]).sum(axis=0).max()),
