@@ -11,9 +11,9 @@ import sys
 from types import ModuleType
 
 import pytest
-from torch.library import Library
+from torch import library
 
-_declared: list[Library] = []  # operators live as long as the object that declares them
+_declared: list[library.Library] = []  # operators live as long as the object that declares them
 
 
 def torchvision_models() -> ModuleType:
@@ -44,7 +44,7 @@ def _import_torchvision() -> None:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        declared = Library("torchvision", "DEF")
+        declared = library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _declared.append(declared)
