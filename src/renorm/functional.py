@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from renorm import kernels
 from renorm.errors import ArgumentError
-from renorm.kernels import Call, Outcome, accumulation_dtype
+from renorm.kernels import Call, Outcome, accumulation_dtype, finished
 
 __all__ = ["batch_renorm"]
 
@@ -27,6 +27,8 @@ def batch_renorm(
     mask: Tensor | None = None,
     microbatch: int | None = None,
     single: Literal["raise", "running"] = "raise",
+    residual: Tensor | None = None,
+    relu: bool = False,
     kernel: str | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Normalize a training batch by Batch Renormalization; nothing is written in place.
@@ -60,6 +62,8 @@ def batch_renorm(
             statistics take one step towards the average over groups, weighted by their values.
         single: what to do where a channel has one value: ``"raise"``, or normalize it by the
             ``"running"`` statistics and leave them as they are.
+        residual: as x, or None; added to y, as at the end of a residual block.
+        relu: whether negative values of the result become 0, at last.
         kernel: which implementation, see ``renorm env``; None has the fastest one chosen.
 
     Returns:
@@ -77,7 +81,19 @@ def batch_renorm(
     (tensor([1.0000, 3.0000]), tensor([0.0200]), tensor([1.]))
     """
     call = Call(
-        x, running_mean, running_var, weight, bias, r_max, d_max, momentum, eps, mask, microbatch
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        r_max,
+        d_max,
+        momentum,
+        eps,
+        mask,
+        microbatch,
+        residual,
+        relu,
     )
     check(call, single)
     outcome = apply(call, kernel)
@@ -94,6 +110,7 @@ def apply(call: Call, kernel: str | None = None) -> Outcome:
         return kernels.run(call, kernel)
     zeros = call.x.new_zeros(call.x.shape[1], dtype=accumulation_dtype(call.x.dtype))
     y = F.batch_norm(call.x, zeros, zeros, call.weight, call.bias, eps=call.eps)
+    y = finished(y, call)
     counted = torch.zeros((), dtype=torch.bool, device=call.x.device)
     mean = zeros.unsqueeze(0)
     return Outcome(y, mean, call.running_mean, call.running_var, counted)
@@ -128,6 +145,15 @@ def check(call: Call, single: str) -> None:
             raise ArgumentError(
                 f"{name} is on {value.device} and x on {x.device}. Move both to one device."
             )
+    residual = call.residual
+    if residual is not None and (
+        residual.shape != x.shape or residual.dtype != x.dtype or residual.device != x.device
+    ):
+        raise ArgumentError(
+            f"residual is added to the output and must be like x, {x.dtype} of shape "
+            f"{tuple(x.shape)} on {x.device}; got {residual.dtype} of shape "
+            f"{tuple(residual.shape)} on {residual.device}."
+        )
     _check_limits(call)
     check_settings(call.momentum, call.eps, call.microbatch, single)
     if call.mask is not None:

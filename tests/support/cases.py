@@ -28,6 +28,8 @@ class Case:
     constant_channel: bool = False
     masked: bool = False
     microbatch: int | None = None
+    residual: bool = False
+    relu: bool = False
     affine: bool = True
     bias: bool = True
     parameter_dtype: torch.dtype | None = None  # None: dtype of the input
@@ -48,6 +50,7 @@ class Inputs:
     weight: Tensor | None
     bias: Tensor | None
     mask: Tensor | None = None
+    residual: Tensor | None = None
 
 
 HALF = (torch.bfloat16, torch.float16)
@@ -123,6 +126,20 @@ _DTYPES = [
 
 CASES = _BASE + _OFFSETS + _DTYPES
 
+# what follows a normalization, in the same pass
+EPILOGUES = [
+    replace(case, id=f"{case.id} + {name}", **what)
+    for case in CASES
+    if case.layout not in ("expanded", "strided")
+    and case.offset == 0
+    and case.affine  # without, a value may be exactly 0, where a ReLU has no gradient
+    for name, what in {
+        "relu": {"relu": True},
+        "residual": {"residual": True},
+        "residual + relu": {"residual": True, "relu": True},
+    }.items()
+]
+
 
 def case(name: str) -> Case:
     """The case of that id."""
@@ -153,14 +170,18 @@ def inputs(case: Case, step: int = 0) -> Inputs:
     if case.masked:
         mask = torch.rand(N, *spatial, generator=g) < 0.7
         mask[0] = True  # a case has real data, whatever the draw
+    dy, weight, bias, residual = normal(*case.shape), normal(C), normal(C), None
+    if case.residual:
+        residual = _laid_out(normal(*case.shape).to(case.dtype), case.layout)
     return Inputs(
         x=_laid_out(x.to(case.dtype), case.layout),
-        dy=_cotangent(normal(*case.shape).to(case.dtype), case),
+        dy=_cotangent(dy.to(case.dtype), case),
         running_mean=running_mean.to(parameters),
         running_var=running_var.to(parameters),
-        weight=(1 + 0.5 * normal(C)).to(parameters) if case.affine else None,
-        bias=normal(C).to(parameters) if case.affine and case.bias else None,
+        weight=(1 + 0.5 * weight).to(parameters) if case.affine else None,
+        bias=bias.to(parameters) if case.affine and case.bias else None,
         mask=mask,
+        residual=residual,
     )
 
 

@@ -1,6 +1,6 @@
 """What a case must give, from the float64 reference: the same inputs, another code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,10 +25,21 @@ class Expected:
     dx_scale: float  # size of the terms whose difference is dx
     dweight_scale: float  # largest sum of the magnitudes that are added to one dweight
     dbias_scale: float
+    dresidual: Tensor | None = None
 
 
 def expected(case: Case, t: Inputs) -> Expected:
-    """One training step of batch renorm on the inputs of a case."""
+    """One training step of batch renorm, and what follows it, on the inputs of a case."""
+    plain = _normalized(case, t)
+    if not (case.residual or case.relu):
+        return plain
+    y = plain.y if t.residual is None else plain.y + t.residual.double()
+    passed = (y > 0) | (not case.relu)
+    dy = t.dy.double() * passed
+    return replace(_normalized(case, replace(t, dy=dy)), y=torch.where(passed, y, 0), dresidual=dy)
+
+
+def _normalized(case: Case, t: Inputs) -> Expected:
     C, eps, alpha = case.shape[1], case.eps, case.momentum
     x, dy = (reference.as_rows(_double(v)) for v in (t.x, t.dy))
     gamma = np.ones(C) if t.weight is None else _double(t.weight)

@@ -16,7 +16,9 @@ from support.subjects import Subject, of_class
 class Plain(BatchRenorm):
     """The formulas of the paper, written down with autograd; each step can be overridden."""
 
-    def _by_batch_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _by_batch_statistics(
+        self, x: Tensor, mask: Tensor | None, residual: Tensor | None, relu: bool
+    ) -> Tensor:
         wide = x.to(self.wide(x))
         size = self.microbatch or x.shape[0]
         ys, means, sigmas, weights = [], [], [], []
@@ -317,7 +319,7 @@ class RebindsItsBuffers(Plain):
 class UpdatesInEval(Plain):
     def _by_running_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
         with torch.no_grad():
-            super()._by_batch_statistics(x, mask)
+            super()._by_batch_statistics(x, mask, None, False)
         return super()._by_running_statistics(x, mask)
 
 

@@ -3,6 +3,7 @@
 from renorm.kernels.call import Call as Call
 from renorm.kernels.call import Outcome as Outcome
 from renorm.kernels.call import accumulation_dtype as accumulation_dtype
+from renorm.kernels.call import finished as finished
 from renorm.kernels.select import Choice as Choice
 from renorm.kernels.select import batch_mean as batch_mean
 from renorm.kernels.select import check_name as check_name

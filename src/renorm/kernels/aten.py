@@ -13,6 +13,8 @@ from torch import Tensor
 from renorm.kernels.algebra import correction, updated
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 
+FUSES = False  # whoever runs it adds residual and ReLU
+
 
 def run(call: Call) -> Outcome:
     """Normalize the whole batch as one group; no mask, no microbatch."""

@@ -24,6 +24,8 @@ class Call(NamedTuple):
     eps: float
     mask: Tensor | None = None  # (N, *spatial) bool, True = real data
     microbatch: int | None = None
+    residual: Tensor | None = None  # as x; added to what was normalized
+    relu: bool = False  # at last, negative values become 0
 
 
 class Outcome(NamedTuple):
@@ -34,6 +36,13 @@ class Outcome(NamedTuple):
     new_mean: Tensor | None  # (C,)
     new_var: Tensor | None  # (C,)
     counted: Tensor | None  # () bool: whether this batch entered the new statistics
+
+
+def finished(y: Tensor, call: Call) -> Tensor:
+    """The output of a kernel that only normalizes, with the residual and the ReLU of the call."""
+    if call.residual is not None:
+        y = y + call.residual
+    return y.relu() if call.relu else y
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from renorm.kernels.algebra import correction, updated
-from renorm.kernels.call import Call, Outcome, accumulation_dtype
+from renorm.kernels.call import Call, Outcome, accumulation_dtype, finished
+
+FUSES = True
 
 
 class _Centred(NamedTuple):
@@ -27,8 +29,8 @@ class _Centred(NamedTuple):
 def run(call: Call) -> Outcome:
     """Normalize ``call.x`` in groups of ``microbatch`` examples (one group if None)."""
     groups = [(_centred(x, mask), mask) for x, mask in _groups(call)]
-    ys = [_normalized(group, mask, call) for group, mask in groups]
-    y = ys[0] if len(ys) == 1 else torch.cat(ys)
+    ys = [_normalized(group, mask, call).flatten(0, 1) for group, mask in groups]
+    y = finished(ys[0] if len(ys) == 1 else torch.cat(ys), call).to(call.x.dtype)
     mean = torch.cat([(g.centre + g.mean.detach()).flatten(1) for g, _ in groups])
     if call.running_mean is None or call.running_var is None:
         return Outcome(y, mean, None, None, None)
@@ -93,7 +95,7 @@ def _centred(x: Tensor, mask: Tensor | None) -> _Centred:
 
 
 def _normalized(group: _Centred, mask: Tensor | None, call: Call) -> Tensor:
-    """The output (G * n, C, ...) of one stack of equal groups, in the dtype of ``call.x``."""
+    """The output (G, n, C, ...) of one stack of equal groups, in the dtype of the moments."""
     mean, var, r, d = group.mean, group.var, None, None
     dtype, shape = mean.dtype, (-1, *[1] * (group.x.dim() - 3))  # (C,) against (G, n, C, ...)
     if call.running_mean is not None and call.running_var is not None:
@@ -117,6 +119,4 @@ def _normalized(group: _Centred, mask: Tensor | None, call: Call) -> Tensor:
         y = y + d
     if call.bias is not None:
         y = y + call.bias.to(dtype).view(shape)
-    if mask is not None:
-        y = torch.where(mask, y, 0)
-    return y.to(call.x.dtype).flatten(0, 1)
+    return y if mask is None else torch.where(mask, y, 0)

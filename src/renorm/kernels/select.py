@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from renorm.errors import ArgumentError
 from renorm.kernels import aten, composite, cpu
-from renorm.kernels.call import Call, Outcome
+from renorm.kernels.call import Call, Outcome, finished
 
 
 class Choice(NamedTuple):
@@ -68,7 +68,11 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
 
 def run(call: Call, kernel: str | None = None) -> Outcome:
     """Compute the call with the chosen kernel."""
-    return _KERNELS[choose(call, kernel).kernel].run(call)
+    chosen = _KERNELS[choose(call, kernel).kernel]
+    outcome = chosen.run(call)
+    if chosen.FUSES:
+        return outcome
+    return outcome._replace(y=finished(outcome.y, call))
 
 
 def batch_mean(call: Call, kernel: str | None = None) -> Tensor:

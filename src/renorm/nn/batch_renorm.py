@@ -116,10 +116,18 @@ class BatchRenorm(_BatchNorm):
             mask: (N, *spatial) bool, True = real data. Padding enters no statistic and is
                 returned as 0.
         """
-        self._check_input_dim(input)
+        return self._normalized(input, mask)
+
+    def _normalized(
+        self, x: Tensor, mask: Tensor | None, residual: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """The output, with a residual added and negative values made 0 where asked for."""
+        self._check_input_dim(x)
         if self.running_mean is not None and (self.frozen or not self.training):
-            return self._by_running_statistics(input, mask)
-        return self._by_batch_statistics(input, mask)
+            y = self._by_running_statistics(x, mask)
+            y = y if residual is None else y + residual
+            return y.relu() if relu else y
+        return self._by_batch_statistics(x, mask, residual, relu)
 
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
@@ -167,15 +175,17 @@ class BatchRenorm(_BatchNorm):
         functional.check_mask(x, mask)
         return torch.where(mask.unsqueeze(1), y, 0)
 
-    def _by_batch_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _by_batch_statistics(
+        self, x: Tensor, mask: Tensor | None, residual: Tensor | None, relu: bool
+    ) -> Tensor:
         reference = self._reference()
-        call = self._call(x, mask, reference)
+        call = self._call(x, mask, reference)._replace(residual=residual, relu=relu)
         functional.check(call, self.single)
         repeated = None
         if reference is not None and self._memory and in_backward():
             mean = kernels.batch_mean(call, self.kernel)
             reference, repeated = self._memory.find(mean, reference)
-            call = self._call(x, mask, reference)
+            call = self._call(x, mask, reference)._replace(residual=residual, relu=relu)
         outcome = functional.apply(call, self.kernel)
         if reference is None:
             return outcome.y

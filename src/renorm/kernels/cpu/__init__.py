@@ -15,6 +15,8 @@ from torch import Tensor
 from renorm.kernels.aten import gradients
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 
+FUSES = False
+
 native: Any = None
 _absence = None
 try:
