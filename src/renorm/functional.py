@@ -162,9 +162,9 @@ def check(call: Call, single: str) -> None:
 
 
 def _check_limits(call: Call) -> None:
-    if not isinstance(call.r_max, Tensor) and not call.r_max >= 1:
+    if isinstance(call.r_max, (int, float)) and not call.r_max >= 1:
         raise ArgumentError(f"r_max must be at least 1 (1: no scale correction), got {call.r_max}.")
-    if not isinstance(call.d_max, Tensor) and not call.d_max >= 0:
+    if isinstance(call.d_max, (int, float)) and not call.d_max >= 0:
         raise ArgumentError(f"d_max must be at least 0 (0: no shift correction), got {call.d_max}.")
 
 

@@ -25,7 +25,7 @@ def run(call: Call) -> Outcome:
         return Outcome(y, mean.unsqueeze(0), None, None, None)
     running_mean = call.running_mean.detach().to(mean.dtype)
     running_var = call.running_var.detach().to(mean.dtype)
-    r, d = correction(mean, var, running_mean, running_var, call.r_max, call.d_max, call.eps)
+    r, d = correction(mean, var, running_mean, running_var, *call.bounds(), call.eps)
     y = _Normalize.apply(x, call.weight, call.bias, mean, var, r, d, call.eps)
     statistics = updated(mean, var, running_mean, running_var, call.momentum, call.eps)
     return Outcome(y, mean.unsqueeze(0), *statistics)

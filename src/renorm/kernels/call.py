@@ -5,12 +5,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from renorm.limits import Ramp
+
 
 class Call(NamedTuple):
     """One normalization, already validated; shapes in the project's letters.
 
     ``running_mean`` and ``running_var`` are both None (no reference: plain batch norm) or both
-    of shape (C,). ``r_max``, ``d_max`` and ``momentum`` are floats or 0-d tensors.
+    of shape (C,). ``r_max``, ``d_max`` and ``momentum`` are floats or 0-d tensors; the first two
+    may also be ramps, for a kernel to evaluate at the ``counter`` where that lies.
+
+    With ``in_place`` a kernel that can moves the running statistics and the counter itself, after
+    it has read them, and its outcome has none.
     """
 
     x: Tensor  # (N, C, *spatial)
@@ -18,14 +24,25 @@ class Call(NamedTuple):
     running_var: Tensor | None  # (C,)
     weight: Tensor | None  # (C,)
     bias: Tensor | None  # (C,)
-    r_max: float | Tensor
-    d_max: float | Tensor
+    r_max: float | Tensor | Ramp
+    d_max: float | Tensor | Ramp
     momentum: float | Tensor
     eps: float
     mask: Tensor | None = None  # (N, *spatial) bool, True = real data
     microbatch: int | None = None
     residual: Tensor | None = None  # as x; added to what was normalized
     relu: bool = False  # at last, negative values become 0
+    counter: Tensor | None = None  # () int64: updates of the running statistics so far
+    in_place: bool = False
+
+    def bounds(self) -> tuple[float | Tensor, float | Tensor]:
+        """``r_max`` and ``d_max``, ramps evaluated at the counter."""
+        r_max, d_max = self.r_max, self.d_max
+        if isinstance(r_max, Ramp):
+            r_max = r_max(self.counter)
+        if isinstance(d_max, Ramp):
+            d_max = d_max(self.counter)
+        return r_max, d_max
 
 
 class Outcome(NamedTuple):

@@ -105,7 +105,7 @@ def _normalized(group: _Centred, mask: Tensor | None, call: Call) -> Tensor:
         mean = torch.where(known, mean, running_mean)
         var = torch.where(known, var, running_var)
         r, d = correction(
-            mean.detach(), var.detach(), running_mean, running_var, call.r_max, call.d_max, call.eps
+            mean.detach(), var.detach(), running_mean, running_var, *call.bounds(), call.eps
         )
     scale = (var + call.eps).rsqrt()
     if r is not None:

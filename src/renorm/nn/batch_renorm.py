@@ -232,9 +232,10 @@ class BatchRenorm(_BatchNorm):
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
         """Move the buffers to the new statistics, in place; not for a repeated forward."""
         new_mean, new_var, counted = outcome.new_mean, outcome.new_var, outcome.counted
+        if new_mean is None:  # the kernel has done it
+            return
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert new_mean is not None
         assert new_var is not None
         assert counted is not None
         with torch.no_grad():

@@ -155,6 +155,7 @@ def _forward(x: Tensor, y: Tensor | None, call: Call, sizes: Sizes, statistics: 
     if call.running_mean is not None:
         new_mean, new_var = empty(c), empty(c)
     alive: list[Tensor] = []
+    r_max, d_max = call.bounds()
     counted = native.forward(
         _DTYPES[x.dtype],
         *sizes,
@@ -168,8 +169,8 @@ def _forward(x: Tensor, y: Tensor | None, call: Call, sizes: Sizes, statistics: 
         *_vector(call.bias, alive),
         *_vector(call.running_mean, alive),
         *_vector(call.running_var, alive),
-        call.r_max,
-        call.d_max,
+        r_max,
+        d_max,
         call.momentum,
         call.eps,
     )
