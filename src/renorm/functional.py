@@ -134,17 +134,10 @@ def check(call: Call, single: str) -> None:
             f"running_mean and running_var come together, but {missing} is None. Give both, or "
             "None for both to use batch statistics alone."
         )
-    for name in ("running_mean", "running_var", "weight", "bias"):
-        value = getattr(call, name)
-        if value is not None and tuple(value.shape) != (x.shape[1],):
-            raise ArgumentError(
-                f"{name} must have one value per channel, shape ({x.shape[1]},) for x of shape "
-                f"{tuple(x.shape)}, got shape {tuple(value.shape)}."
-            )
-        if value is not None and value.device != x.device:
-            raise ArgumentError(
-                f"{name} is on {value.device} and x on {x.device}. Move both to one device."
-            )
+    shape, device = (x.shape[1],), x.device
+    for t in (call.running_mean, call.running_var, call.weight, call.bias):
+        if t is not None and (t.shape != shape or t.device != device):
+            raise _mismatch(call)
     residual = call.residual
     if residual is not None and (
         residual.shape != x.shape or residual.dtype != x.dtype or residual.device != x.device
@@ -159,6 +152,23 @@ def check(call: Call, single: str) -> None:
     if call.mask is not None:
         check_mask(x, call.mask)
     _check_counts(call, single)
+
+
+def _mismatch(call: Call) -> ArgumentError:
+    """What is wrong with a statistic or parameter that does not fit x."""
+    x, shape = call.x, (call.x.shape[1],)
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        value = getattr(call, name)
+        if value is not None and value.shape != shape:
+            return ArgumentError(
+                f"{name} must have one value per channel, shape ({x.shape[1]},) for x of shape "
+                f"{tuple(x.shape)}, got shape {tuple(value.shape)}."
+            )
+        if value is not None and value.device != x.device:
+            return ArgumentError(
+                f"{name} is on {value.device} and x on {x.device}. Move both to one device."
+            )
+    raise AssertionError("everything fits")
 
 
 def _check_limits(call: Call) -> None:

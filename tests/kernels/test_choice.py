@@ -17,6 +17,10 @@ BUILT = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
 x = torch.randn(6, 3, 4)
 
 
+class Wrapped(Tensor):
+    """A tensor subclass, as DTensor is."""
+
+
 class Own(torch.nn.Parameter):
     """A parameter that is more than its values."""
 
@@ -28,9 +32,7 @@ def _call(x: Tensor = x, **options: Any) -> Call:
 
 
 REFUSED = [
-    (_call(microbatch=2), "microbatches need statistics per group"),
-    (_call(mask=torch.ones(6, 4).bool()), "a mask needs weighted statistics"),
-    (_call(x[:1, :, :1]), "one value per channel takes the running statistics"),
+    (_call(mask=torch.ones(6, 4).bool().as_subclass(Wrapped)), "the mask or residual is a tensor"),
     (_call(x.to("meta")), "the native operations are not there on meta"),
     (_call(weight=Own(torch.ones(3))), "a parameter or statistic is not a plain floating-point"),
     (_call(bias=torch.ones(3, dtype=torch.int64)), "a parameter or statistic is not a plain"),

@@ -15,8 +15,8 @@ from renorm.functional import batch_renorm
 from renorm.kernels import Call, cpu
 from support.cases import CASES, Case, inputs
 from support.oracle import expected
-from support.subjects import CPU, fill, step
-from support.tolerance import assert_close
+from support.subjects import CPU
+from support.tolerance import assert_close, bound
 
 pytestmark = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
 
@@ -71,7 +71,7 @@ def test_every_instruction_set_keeps_the_contract(case: Case, instructions: str)
             check.run(CPU, case)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     n=st.integers(1, 40),
     c=st.integers(1, 40),
@@ -79,27 +79,43 @@ def test_every_instruction_set_keeps_the_contract(case: Case, instructions: str)
     dtype=st.sampled_from(FLOATS),
     layout=st.sampled_from(["contiguous", "channels_last"]),
     name=st.sampled_from(INSTRUCTIONS),
+    microbatch=st.sampled_from([None, None, 1, 3, 16]),
+    masked=st.booleans(),
+    residual=st.booleans(),
+    relu=st.booleans(),
 )
 def test_sizes_around_lanes_and_blocks(
-    n: int, c: int, s: int, dtype: torch.dtype, layout: Any, name: str
+    n: int, c: int, s: int, dtype: torch.dtype, layout: Any, name: str, **what: Any
 ) -> None:
     if n * s == 1 or n * c * s > 100_000:
         return
-    case = Case("any", (n, c, 1, s), dtype, layout=layout, parameter_dtype=torch.float32)
+    case = Case("any", (n, c, 1, s), dtype, layout=layout, parameter_dtype=torch.float32, **what)
     t = inputs(case)
-    exact = expected(case, t)
+    leaves = {"x": t.x, "weight": t.weight, "bias": t.bias, "residual": t.residual}
+    leaves = {name: v.detach().requires_grad_() for name, v in leaves.items() if v is not None}
+    mean, var = t.running_mean, t.running_var
+    r_max, d_max = case.limits
+    call = Call(leaves["x"], mean, var, leaves["weight"], leaves["bias"], r_max, d_max,
+                case.momentum, case.eps, t.mask, case.microbatch, leaves.get("residual"),
+                case.relu)  # fmt: skip
     cpu.native.use(name)
     try:
-        layer = fill(CPU.build(case), t)
-        y, dx = step(layer, t)
+        y, _, _, new_var, _ = kernels.run(call, "cpu")
+        y.backward(t.dy)
     finally:
         any(cpu.native.use(each) for each in reversed(INSTRUCTIONS))
-    assert_close("y", y, exact.y, dtype, offset=exact.offset)
-    assert_close("dx", dx, exact.dx, dtype, scale=exact.dx_scale, offset=exact.offset)
-    single = torch.float32
-    assert_close("dweight", layer.weight.grad, exact.dweight, single, scale=exact.dweight_scale,
-                 offset=exact.offset)  # fmt: skip
-    assert_close("running_var", layer.running_var, exact.new_var, single)
+    exact = expected(case, t)
+    offset = max(exact.offset, exact.group_offset)
+    size = max(1.0, float(exact.y.abs().max()))  # a ReLU may leave small values alone
+    assert_close("y", y, exact.y, dtype, scale=size, offset=offset)
+    if exact.margin <= bound(torch.float32, size, offset):
+        return  # rounding decides whether a gradient passes
+    scales = {"x": exact.dx_scale, "weight": exact.dweight_scale, "bias": exact.dbias_scale}
+    for name, leaf in leaves.items():
+        stored = dtype if name in ("x", "residual") else torch.float32
+        value = getattr(exact, f"d{name}")
+        assert_close(f"d{name}", leaf.grad, value, stored, scale=scales.get(name), offset=offset)
+    assert_close("running_var", new_var, exact.new_var, torch.float32)
 
 
 def _large(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -345,4 +361,4 @@ def test_hooks_on_saved_tensors_may_change_the_layout() -> None:
 def test_large_sizes_are_counted_in_64_bits() -> None:
     """The sizes alone: values to go with them would take 12 GiB."""
     assert cpu._sizes(torch.empty(1).expand(2, 3, 2**30)) is None  # would be copied
-    assert cpu._sizes(torch.empty(2, 3, 2**30, device="meta")) == (2, 3, 2**30)
+    assert cpu._sizes(torch.empty(2, 3, 2**30, device="meta")) == (False, 2, 3, 2**30)

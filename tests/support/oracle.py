@@ -26,6 +26,7 @@ class Expected:
     dweight_scale: float  # largest sum of the magnitudes that are added to one dweight
     dbias_scale: float
     dresidual: Tensor | None = None
+    margin: float = 1.0  # how far the real value nearest to a ReLU's corner is from it
 
 
 def expected(case: Case, t: Inputs) -> Expected:

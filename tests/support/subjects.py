@@ -92,7 +92,7 @@ def _plain(case: Case) -> bool:
 
 
 AUTO = Subject("BatchRenormNd", _by_rank)
-CPU = Subject("cpu kernel", _with_kernel("cpu"), takes=_plain, missing=cpu.MISSING)
+CPU = Subject("cpu kernel", _with_kernel("cpu"), missing=cpu.MISSING)
 ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)

@@ -87,11 +87,9 @@ def _call(x: Tensor, **options: object) -> Call:
     )  # fmt: skip
 
 
-FASTEST = (
-    ("cpu", "fused in C, on torch's own threads")
-    if cpu.MISSING is None
-    else ("aten", f"native operations on cpu: {cpu.MISSING}")
-)
+FUSED = ("cpu", "fused in C, on torch's own threads") if cpu.MISSING is None else None
+FASTEST = FUSED or ("aten", f"native operations on cpu: {cpu.MISSING}")
+MASK = torch.ones(6, 4).bool()
 
 
 class Wrapped(Tensor):
@@ -103,15 +101,33 @@ class Wrapped(Tensor):
     [
         (_call(x), *FASTEST),
         (_call(x, microbatch=6), *FASTEST),
-        (_call(x, microbatch=2), "composite", "microbatches need statistics per group"),
-        (_call(x, mask=torch.ones(6, 4).bool()), "composite", "a mask needs weighted statistics"),
-        (_call(x[:1, :, 0]), "composite", "one value per channel takes the running statistics"),
+        (
+            _call(x, microbatch=2),
+            *(FUSED or ("composite", "microbatches need statistics per group")),
+        ),
+        (_call(x, mask=MASK), *(FUSED or ("composite", "a mask needs weighted statistics"))),
+        (_call(x[:1, :, 0]), *(FUSED or ("composite", "one value per channel takes the running"))),
         (_call(x.to("meta")), "composite", "the native operations are not there on meta"),
         (_call(x.as_subclass(Wrapped)), "composite", "the input is a tensor subclass (Wrapped)"),
     ],
 )
 def test_the_choice_of_kernel_says_why(call: Call, kernel: str, reason: str) -> None:
-    assert kernels.choose(call) == (kernel, reason)
+    chosen = kernels.choose(call)
+    assert chosen.kernel == kernel
+    assert chosen.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (_call(x, microbatch=2), "microbatches need statistics per group"),
+        (_call(x, mask=MASK), "a mask needs weighted statistics"),
+        (_call(x[:1, :, 0]), "one value per channel takes the running statistics"),
+    ],
+)
+def test_the_native_operations_refuse_what_they_cannot(call: Call, reason: str) -> None:
+    with pytest.raises(ArgumentError, match=f"'aten' was asked for, but {reason}"):
+        kernels.choose(call, "aten")
 
 
 def test_an_explicit_kernel_is_obeyed() -> None:

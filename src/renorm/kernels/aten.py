@@ -16,6 +16,17 @@ from renorm.kernels.call import Call, Outcome, accumulation_dtype
 FUSES = False  # whoever runs it adds residual and ReLU
 
 
+def obstacle(call: Call) -> str | None:
+    """Why the native operations cannot take a call on their device, or None if they can."""
+    if call.mask is not None:
+        return "a mask needs weighted statistics"
+    if call.microbatch is not None and call.microbatch < call.x.shape[0]:
+        return "microbatches need statistics per group"
+    if call.x.numel() == call.x.shape[1]:
+        return "one value per channel takes the running statistics"
+    return None
+
+
 def run(call: Call) -> Outcome:
     """Normalize the whole batch as one group; no mask, no microbatch."""
     x = call.x

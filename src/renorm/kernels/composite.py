@@ -26,10 +26,22 @@ class _Centred(NamedTuple):
     values: Tensor  # values per channel: (G, 1, 1, 1, ...)
 
 
+class _Statistics(NamedTuple):
+    """What a stack of groups is normalized by; shapes as in ``_Centred``."""
+
+    mean: Tensor
+    var: Tensor
+    r: Tensor | None
+    d: Tensor | None
+
+
 def run(call: Call) -> Outcome:
     """Normalize ``call.x`` in groups of ``microbatch`` examples (one group if None)."""
     groups = [(_centred(x, mask), mask) for x, mask in _groups(call)]
-    ys = [_normalized(group, mask, call).flatten(0, 1) for group, mask in groups]
+    ys = [
+        _normalized(group, mask, call, _corrected(group, call)).flatten(0, 1)
+        for group, mask in groups
+    ]
     y = finished(ys[0] if len(ys) == 1 else torch.cat(ys), call).to(call.x.dtype)
     mean = torch.cat([(g.centre + g.mean.detach()).flatten(1) for g, _ in groups])
     if call.running_mean is None or call.running_var is None:
@@ -53,6 +65,32 @@ def batch_mean(call: Call) -> Tensor:
     """The (G, C) means that ``run`` would return, bit for bit."""
     groups = [_centred(x.detach(), mask) for x, mask in _groups(call)]
     return torch.cat([(g.centre + g.mean).flatten(1) for g in groups])
+
+
+def repeated(call: Call, mean: Tensor, var: Tensor, r: Tensor, d: Tensor) -> Tensor:
+    """The normalized x of an earlier run, with r and d as they were: they do not depend on x.
+
+    Args:
+        call: that run's x, weight, bias, mask, microbatch and eps.
+        mean: (G, C), used where a group's own moments were not, as the next.
+        var: (G, C).
+        r: (G, C).
+        d: (G, C).
+    """
+    ys, first = [], 0
+    for x, mask in _groups(call):
+        group = _centred(x, mask)
+        rows, shape = slice(first, first + x.shape[0]), group.mean.shape
+        known = group.values > 1
+        statistics = _Statistics(
+            torch.where(known, group.mean, mean[rows].view(shape) - group.centre),
+            torch.where(known, group.var, var[rows].view(shape)),
+            r[rows].view(shape),
+            d[rows].view(shape),
+        )
+        ys.append(_normalized(group, mask, call, statistics).flatten(0, 1))
+        first = rows.stop
+    return ys[0] if len(ys) == 1 else torch.cat(ys)
 
 
 def _groups(call: Call) -> list[tuple[Tensor, Tensor | None]]:
@@ -94,19 +132,28 @@ def _centred(x: Tensor, mask: Tensor | None) -> _Centred:
     return _Centred(x, centre, mean, var.clamp(min=0), values)
 
 
-def _normalized(group: _Centred, mask: Tensor | None, call: Call) -> Tensor:
+def _corrected(group: _Centred, call: Call) -> _Statistics:
+    """What one stack of groups is normalized by: its own moments against the running ones."""
+    if call.running_mean is None or call.running_var is None:
+        return _Statistics(group.mean, group.var, None, None)
+    shape = (-1, *[1] * (group.x.dim() - 3))  # (C,) against (G, n, C, ...)
+    running_mean = call.running_mean.detach().to(group.mean.dtype).view(shape) - group.centre
+    running_var = call.running_var.detach().to(group.mean.dtype).view(shape)
+    known = group.values > 1
+    mean = torch.where(known, group.mean, running_mean)
+    var = torch.where(known, group.var, running_var)
+    r, d = correction(
+        mean.detach(), var.detach(), running_mean, running_var, *call.bounds(), call.eps
+    )
+    return _Statistics(mean, var, r, d)
+
+
+def _normalized(
+    group: _Centred, mask: Tensor | None, call: Call, statistics: _Statistics
+) -> Tensor:
     """The output (G, n, C, ...) of one stack of equal groups, in the dtype of the moments."""
-    mean, var, r, d = group.mean, group.var, None, None
-    dtype, shape = mean.dtype, (-1, *[1] * (group.x.dim() - 3))  # (C,) against (G, n, C, ...)
-    if call.running_mean is not None and call.running_var is not None:
-        running_mean = call.running_mean.detach().to(dtype).view(shape) - group.centre
-        running_var = call.running_var.detach().to(dtype).view(shape)
-        known = group.values > 1
-        mean = torch.where(known, mean, running_mean)
-        var = torch.where(known, var, running_var)
-        r, d = correction(
-            mean.detach(), var.detach(), running_mean, running_var, *call.bounds(), call.eps
-        )
+    mean, var, r, d = statistics
+    dtype, shape = mean.dtype, (-1, *[1] * (group.x.dim() - 3))
     scale = (var + call.eps).rsqrt()
     if r is not None:
         scale = scale * r

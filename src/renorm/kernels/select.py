@@ -45,22 +45,25 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
         ArgumentError: no such kernel, or the one asked for does not take this call.
     """
     check_name(kernel)
-    obstacle = _obstacle(call)
     if kernel == "composite":
         return Choice(kernel, "asked for")
-    cpu_obstacle = obstacle or cpu.obstacle(call)
-    found = cpu_obstacle if kernel == "cpu" else obstacle
-    if kernel is not None and found:
+    obstacle = _obstacle(call)
+    if kernel is not None:
+        found = obstacle or _KERNELS[kernel].obstacle(call)
+        if found is None:
+            return Choice(kernel, "asked for")
         raise ArgumentError(
             f"The kernel {kernel!r} was asked for, but {found}. "
             "Pass kernel=None to have one chosen."
         )
-    if kernel is not None:
-        return Choice(kernel, "asked for")
-    if obstacle:
+    if obstacle is not None:
         return Choice("composite", obstacle)
+    cpu_obstacle = cpu.obstacle(call)
     if cpu_obstacle is None:
         return Choice("cpu", "fused in C, on torch's own threads")
+    obstacle = aten.obstacle(call)
+    if obstacle is not None:
+        return Choice("composite", obstacle)
     device = call.x.device.type
     why = f": {cpu_obstacle}" if device == "cpu" else ""
     return Choice("aten", f"native operations on {device}{why}")
@@ -81,11 +84,7 @@ def batch_mean(call: Call, kernel: str | None = None) -> Tensor:
 
 
 def _obstacle(call: Call) -> str | None:
-    """Why the composite kernel alone can take this call, or None if others can."""
-    if call.mask is not None:
-        return "a mask needs weighted statistics"
-    if call.microbatch is not None and call.microbatch < call.x.shape[0]:
-        return "microbatches need statistics per group"
+    """Why the composite kernel alone can take this call, or None if others may."""
     if torch.compiler.is_compiling():
         return "the compiler fuses plain operations itself"
     if torch._C._are_functorch_transforms_active():
@@ -96,6 +95,4 @@ def _obstacle(call: Call) -> str | None:
         return f"the native operations are not there on {call.x.device.type}"
     if type(call.x) not in (Tensor, torch.nn.Parameter):
         return f"the input is a tensor subclass ({type(call.x).__name__})"
-    if call.x.numel() == call.x.shape[1]:
-        return "one value per channel takes the running statistics"
     return None

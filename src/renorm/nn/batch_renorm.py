@@ -178,40 +178,62 @@ class BatchRenorm(_BatchNorm):
     def _by_batch_statistics(
         self, x: Tensor, mask: Tensor | None, residual: Tensor | None, relu: bool
     ) -> Tensor:
-        reference = self._reference()
-        call = self._call(x, mask, reference)._replace(residual=residual, relu=relu)
+        reference, weight, bias = self._tensors()
+        tracks = self.training and self.track_running_stats
+        repeats = bool(self._memory) and in_backward()
+        keeps = not repeats and may_be_repeated()
+        in_place = tracks and not (repeats or keeps or torch.compiler.is_compiling())
+        call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
         functional.check(call, self.single)
+        if reference is None:
+            return functional.apply(call, self.kernel).y
         repeated = None
-        if reference is not None and self._memory and in_backward():
+        if repeats:
             mean = kernels.batch_mean(call, self.kernel)
             reference, repeated = self._memory.find(mean, reference)
-            call = self._call(x, mask, reference)._replace(residual=residual, relu=relu)
+            call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
         outcome = functional.apply(call, self.kernel)
-        if reference is None:
-            return outcome.y
-        if repeated is None and may_be_repeated():
+        if keeps:
             self._memory.keep(outcome.batch_mean, reference)
-        if self.training and self.track_running_stats:
+        if tracks and outcome.new_mean is not None:
             self._write(outcome, repeated)
         return outcome.y
 
-    def _reference(self) -> Reference | None:
-        if self.running_mean is None or self.running_var is None:
-            return None
-        mean, var, step = self.running_mean, self.running_var, self.num_batches_tracked
+    def _tensors(self) -> tuple[Reference | None, Tensor | None, Tensor | None]:
+        """The reference, weight and bias; nn.Module's attributes take ten times a dictionary's."""
+        buffers, parameters = self._buffers, self._parameters
+        try:
+            mean, var = buffers["running_mean"], buffers["running_var"]
+            step = buffers["num_batches_tracked"]
+            weight, bias = parameters["weight"], parameters["bias"]
+        except KeyError:  # parametrized, or replaced by a wrapper
+            mean, var, step = self.running_mean, self.running_var, self.num_batches_tracked
+            weight, bias = self.weight, self.bias
+        if mean is None or var is None:
+            return None, weight, bias
         if step is None:
-            return Reference(mean, var, 0)
+            return Reference(mean, var, 0), weight, bias
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return Reference(*kernels.snapshot(mean, var, step))
-        return Reference(mean, var, step)
+            return Reference(*kernels.snapshot(mean, var, step)), weight, bias
+        return Reference(mean, var, step), weight, bias
 
-    def _call(self, x: Tensor, mask: Tensor | None, reference: Reference | None) -> Call:
-        momentum = self.momentum
+    def _call(
+        self,
+        reference: Reference | None,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        residual: Tensor | None,
+        relu: bool,
+        in_place: bool,
+    ) -> Call:
+        momentum, counter = self.momentum, None
         if reference is None:
             mean, var, r_max, d_max = None, None, 1.0, 0.0
         else:
-            mean, var, step = reference
-            step = _on_host(step)
+            mean, var, counter = reference
+            step = _on_host(counter)
             r_max, d_max = self.limits(step)
             if momentum is None:
                 momentum = 1 / (step + 1)
@@ -219,21 +241,24 @@ class BatchRenorm(_BatchNorm):
             x,
             mean,
             var,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             r_max,
             d_max,
             1.0 if momentum is None else momentum,
             self.eps,
             mask,
             self.microbatch,
+            residual,
+            relu,
+            counter if isinstance(counter, Tensor) else None,
+            in_place,
         )
 
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
         """Move the buffers to the new statistics, in place; not for a repeated forward."""
         new_mean, new_var, counted = outcome.new_mean, outcome.new_var, outcome.counted
-        if new_mean is None:  # the kernel has done it
-            return
+        assert new_mean is not None
         assert self.running_mean is not None
         assert self.running_var is not None
         assert new_var is not None

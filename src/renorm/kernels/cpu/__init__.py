@@ -7,15 +7,15 @@ three-dimensional likes (``x.t()``, ``x.transpose(1, 2)``); any other is first m
 
 import ctypes
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from renorm.kernels.aten import gradients
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
+from renorm.kernels.composite import repeated
 
-FUSES = False
+FUSES = True
 
 native: Any = None
 _absence = None
@@ -26,8 +26,8 @@ except ModuleNotFoundError:
 except ImportError as error:
     _absence = f"was built, but does not load: {error}"
 
-# (N, C, S) as the values lie in memory; S == 1 for rows of channels
-Sizes = tuple[int, int, int]
+# whether rows of channels lie together, and N, C, S
+Sizes = tuple[bool, int, int, int]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # makes statistics for x of each dtype; 0.7 microseconds, torch.empty with a dtype takes 1.2
@@ -35,7 +35,9 @@ _EMPTY = {
     dtype: torch.empty(0, dtype=accumulation_dtype(dtype), device="cpu").new_empty
     for dtype in _DTYPES
 }
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+_PLAIN = (Tensor, torch.nn.Parameter)
+# mean, what rounding took from it, var, r and d: one allocation
+_STATISTICS = 5
 _COUNTED = torch.tensor(True, device="cpu")
 _NOT_COUNTED = torch.tensor(False, device="cpu")
 
@@ -60,7 +62,7 @@ MISSING = _connect()
 
 
 def obstacle(call: Call) -> str | None:
-    """Why this kernel cannot take a call that the native operations can, or None if it can."""
+    """Why this kernel cannot take a call of plain tensors, or None if it can."""
     if call.x.device.type != "cpu":
         return "it computes on the cpu"
     if MISSING is not None:
@@ -68,60 +70,69 @@ def obstacle(call: Call) -> str | None:
     if call.x.dtype not in _DTYPES:
         return f"it has no code for {call.x.dtype}"
     for t in (call.weight, call.bias, call.running_mean, call.running_var):
-        if type(t) not in _PLAIN or (t is not None and t.dtype not in _DTYPES):
+        if t is not None and (type(t) not in _PLAIN or t.dtype not in _DTYPES):
             return "a parameter or statistic is not a plain floating-point tensor"
+    for t in (call.mask, call.residual):
+        if t is not None and type(t) not in _PLAIN:
+            return f"the mask or residual is a tensor subclass ({type(t).__name__})"
     if torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return "operations are being recorded, and this would not be one"
     return None
 
 
 def run(call: Call) -> Outcome:
-    """Normalize the whole batch as one group; no mask, no microbatch."""
-    x, weight, bias = call.x, call.weight, call.bias
-    x, sizes = _arranged(x)
+    """Normalize; all of the call is done in one pass."""
     statistics: list[Any] = []
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
-    ):
-        y = _Normalize.apply(x, weight, bias, call, sizes, statistics)
+    if torch.is_grad_enabled():
+        y = _Normalize.apply(call.x, call.weight, call.bias, call.residual, call, statistics)
     else:
-        y = torch.empty_like(x)
-        _forward(x, y, call, sizes, statistics)
-    mean, _, new_mean, new_var, counted = statistics
-    return Outcome(y, mean, new_mean, new_var, None if new_mean is None else counted)
+        lying = _as_it_lies(call)
+        y = torch.empty_like(lying.x)
+        _forward(lying, y, call, statistics)
+    saved, new_mean, new_var, counted = statistics
+    return Outcome(y, saved[0], new_mean, new_var, counted)
 
 
 def batch_mean(call: Call) -> Tensor:
-    """The (1, C) mean that ``run`` would return, bit for bit."""
-    x, sizes = _arranged(call.x.detach())
+    """The (G, C) means that ``run`` would return, bit for bit."""
     statistics: list[Any] = []
-    _forward(x, None, call, sizes, statistics)
-    return statistics[0]
+    _forward(_as_it_lies(call), None, call._replace(in_place=False), statistics)
+    return statistics[0][0]
 
 
-def _arranged(x: Tensor) -> tuple[Tensor, Sizes]:
-    """x, or a contiguous copy of it, and its sizes."""
-    sizes = _sizes(x)
-    if sizes is not None:
-        return x, sizes
-    x = x.resolve_neg().contiguous()
-    sizes = _sizes(x)
-    assert sizes is not None
-    return x, sizes
+class _Lying(NamedTuple):
+    """The tensors of one call, or copies of them, that all lie alike."""
+
+    x: Tensor
+    sizes: Sizes
+    mask: Tensor | None
+    residual: Tensor | None
 
 
-def _sizes(x: Tensor) -> Sizes | None:
+def _as_it_lies(call: Call) -> _Lying:
+    x, mask, residual = call.x, call.mask, call.residual
+    sizes = _sizes(x, call.microbatch)
+    if sizes is None:
+        x = x.resolve_neg().contiguous()
+        sizes = _sizes(x, call.microbatch)
+        assert sizes is not None
+    if mask is not None:
+        mask = mask.contiguous()
+    if residual is not None and _sizes(residual, call.microbatch) != sizes:
+        residual = torch.empty_like(x).copy_(residual)
+    return _Lying(x, sizes, mask, residual)
+
+
+def _sizes(x: Tensor, microbatch: int | None = None) -> Sizes | None:
     """The sizes of x if it can be taken as it lies."""
     if x.is_neg():
         return None
-    n, c, rank = x.shape[0], x.shape[1], x.dim()
+    shape = x.shape
+    n, c, rank = shape[0], shape[1], len(shape)
     if x.is_contiguous():
-        s = x.numel() // (n * c)
-        return (n, c, s) if c > 1 else (1, 1, n * s)
-    if rank == 2:
-        return (1, c, n) if x.t().is_contiguous() else None
+        return False, n, c, x.numel() // (n * c)
+    if rank == 2:  # one plane of n values, which groups of examples would cut
+        return (False, 1, c, n) if microbatch is None and x.t().is_contiguous() else None
     if x.stride(1) != 1:
         return None
     if rank == 3:
@@ -130,7 +141,7 @@ def _sizes(x: Tensor) -> Sizes | None:
         rows = x.is_contiguous(memory_format=torch.channels_last)
     else:
         rows = rank == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
-    return (x.numel() // c, c, 1) if rows else None
+    return (True, n, c, x.numel() // (n * c)) if rows else None
 
 
 def _vector(t: Tensor | None, alive: list[Tensor]) -> tuple[int, int]:
@@ -143,38 +154,70 @@ def _vector(t: Tensor | None, alive: list[Tensor]) -> tuple[int, int]:
     return t.data_ptr(), _DTYPES[t.dtype]
 
 
-def _forward(x: Tensor, y: Tensor | None, call: Call, sizes: Sizes, statistics: list[Any]) -> None:
-    """Compute a step; ``statistics`` becomes mean, saved, new mean, new var, counted.
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
 
-    ``saved`` (4, C) is 1 / sigma_B, r, d, and what rounding took from the mean.
+
+def _forward(lying: _Lying, y: Tensor | None, call: Call, statistics: list[Any]) -> None:
+    """Write y; ``statistics`` becomes saved, new mean, new var, counted.
+
+    ``saved`` (5, G, C) is the mean, what rounding took from it, var, r and d.
     """
-    c = x.shape[1]
+    x, sizes, mask, residual = lying
+    n, c = sizes[1], sizes[2]
+    size = n if call.microbatch is None else call.microbatch
     empty = _EMPTY[x.dtype]
-    mean, saved = empty((1, c)), empty((4, c))
-    new_mean = new_var = None
-    if call.running_mean is not None:
-        new_mean, new_var = empty(c), empty(c)
+    saved = empty((_STATISTICS, -(-n // size), c))
+    mean, var, counter = call.running_mean, call.running_var, call.counter
+    new_mean, new_var = mean, var
+    if not _may_be_written(call, saved.dtype):
+        counter = None
+        if mean is not None:
+            new_mean, new_var = empty(c), empty(c)
     alive: list[Tensor] = []
-    r_max, d_max = call.bounds()
     counted = native.forward(
         _DTYPES[x.dtype],
         *sizes,
+        size,
+        call.relu,
         x.data_ptr(),
-        0 if y is None else y.data_ptr(),
-        mean.data_ptr(),
+        _address(mask),
+        _address(residual),
+        _address(y),
         saved.data_ptr(),
-        0 if new_mean is None else new_mean.data_ptr(),
-        0 if new_var is None else new_var.data_ptr(),
         *_vector(call.weight, alive),
         *_vector(call.bias, alive),
-        *_vector(call.running_mean, alive),
-        *_vector(call.running_var, alive),
-        r_max,
-        d_max,
+        *_vector(mean, alive),
+        *_vector(var, alive),
+        _address(new_mean),
+        _address(new_var),
+        _address(counter),
+        *call.bounds(),
         call.momentum,
         call.eps,
     )
-    statistics += [mean, saved, new_mean, new_var, _COUNTED if counted else _NOT_COUNTED]
+    if mean is None or var is None or counter is not None:
+        statistics += [saved, None, None, None]
+    else:
+        statistics += [saved, new_mean, new_var, _COUNTED if counted else _NOT_COUNTED]
+    if mean is not None and var is not None and counter is not None:
+        torch._C._increment_version([mean, var, counter])
+
+
+def _may_be_written(call: Call, dtype: torch.dtype) -> bool:
+    """Whether the statistics can be moved where they are."""
+    mean, var, counter = call.running_mean, call.running_var, call.counter
+    return (
+        call.in_place
+        and mean is not None
+        and var is not None
+        and type(counter) is Tensor
+        and mean.dtype == dtype == var.dtype
+        and counter.dtype == torch.int64
+        and mean.is_contiguous()
+        and var.is_contiguous()
+        and not mean.is_inference()
+    )
 
 
 class _Normalize(torch.autograd.Function):
@@ -186,37 +229,27 @@ class _Normalize(torch.autograd.Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
+        residual: Tensor | None,
         call: Call,
-        sizes: Sizes,
         statistics: list[Any],
     ) -> Tensor:
-        y = torch.empty_like(x)
-        _forward(x, y, call, sizes, statistics)
-        mean, saved = statistics[:2]
-        ctx.save_for_backward(x, weight, mean, saved)
-        ctx.eps = call.eps
-        ctx.renormalizes = call.running_mean is not None
+        lying = _as_it_lies(call)
+        y = torch.empty_like(lying.x)
+        _forward(lying, y, call, statistics)
+        # the sign before a ReLU is computed again from x, or read where a residual went into it
+        sign = y if call.relu and residual is not None else None
+        bias_of_sign = bias if call.relu and sign is None else None
+        ctx.save_for_backward(lying.x, weight, bias_of_sign, sign, lying.mask, statistics[0])
+        ctx.settings = (call.microbatch, call.relu, call.running_mean is not None, call.eps)
         ctx.bias_dtype = None if bias is None else bias.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, saved = ctx.saved_tensors
-        dy, needs = grads[0], ctx.needs_input_grad[:3]
+        dy = grads[0]
         if _is_last_derivative(dy):
-            dx = torch.empty_like(x) if needs[0] else None
-            dweight, dbias = _backward(x, dy, dx, weight, mean, saved)
-        else:
-            invstd, r, d, _ = saved if ctx.renormalizes else (saved[0], None, None, None)
-            dx, dweight, dbias = gradients(dy, x, weight, mean[0], invstd, r, d, ctx.eps, needs)
-        return (
-            dx,
-            dweight.to(weight.dtype) if needs[1] and dweight is not None else None,
-            dbias.to(ctx.bias_dtype) if needs[2] and dbias is not None else None,
-            None,
-            None,
-            None,
-        )
+            return *_backward(ctx, dy), None, None
+        return *_differentiable(ctx, dy), None, None
 
 
 def _is_last_derivative(dy: Tensor) -> bool:
@@ -231,26 +264,77 @@ def _is_last_derivative(dy: Tensor) -> bool:
     )
 
 
-def _backward(
-    x: Tensor, dy: Tensor, dx: Tensor | None, weight: Tensor | None, mean: Tensor, saved: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Writes dx; returns the gradients (C,) of weight and bias."""
-    x, sizes = _arranged(x)  # a hook on saved tensors may return another layout
-    if _sizes(dy) != sizes:
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of x, weight, bias and residual."""
+    x, weight, bias, sign, mask, saved = ctx.saved_tensors
+    microbatch, relu, renormalizes, eps = ctx.settings
+    need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
+    sizes = _sizes(x, microbatch)
+    if sizes is None:  # a hook on saved tensors may return another layout
+        x = x.contiguous()
+        sizes = _sizes(x, microbatch)
+        assert sizes is not None
+    if _sizes(dy, microbatch) != sizes:
         dy = torch.empty_like(x).copy_(dy)
-    c = x.shape[1]
-    dweight, dbias = mean.new_empty(c), mean.new_empty(c)
+    if sign is not None and _sizes(sign, microbatch) != sizes:
+        sign = torch.empty_like(x).copy_(sign)
+    masks_residual = need_residual and relu
+    dx = torch.empty_like(x) if need_x or masks_residual else None
+    dresidual = torch.empty_like(x) if masks_residual else dy if need_residual else None
+    c = sizes[2]
+    empty = _EMPTY[x.dtype]
+    dweight = empty(c) if need_weight else None
+    dbias = empty(c) if need_bias else None
     alive: list[Tensor] = []
     native.backward(
         _DTYPES[x.dtype],
         *sizes,
+        sizes[1] if microbatch is None else microbatch,
+        relu,
         x.data_ptr(),
+        _address(mask),
         dy.data_ptr(),
-        0 if dx is None else dx.data_ptr(),
-        mean.data_ptr(),
+        _address(sign),
+        _address(dx),
+        _address(dresidual) if masks_residual else 0,
         saved.data_ptr(),
+        renormalizes,
         *_vector(weight, alive),
-        dweight.data_ptr(),
-        dbias.data_ptr(),
+        *_vector(bias, alive),
+        _address(dweight),
+        _address(dbias),
+        eps,
     )
-    return dweight, dbias
+    if dweight is not None and dweight.dtype != weight.dtype:
+        dweight = dweight.to(weight.dtype)
+    if dbias is not None and dbias.dtype != ctx.bias_dtype:
+        dbias = dbias.to(ctx.bias_dtype)
+    return dx if need_x else None, dweight, dbias, dresidual
+
+
+def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients by operations that can be differentiated again."""
+    x, weight, bias, sign, mask, saved = ctx.saved_tensors
+    microbatch, relu, _, eps = ctx.settings
+    need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
+    create_graph = torch.is_grad_enabled()
+    call = Call(x, None, None, weight, bias, 1.0, 0.0, 0.0, eps, mask, microbatch)
+    mean, _, var, r, d = saved
+    with torch.enable_grad():
+        y = repeated(call, mean, var, r, d)
+        if relu:
+            dy = dy * ((y if sign is None else sign) > 0)
+        wanted = [t for t, need in ((x, need_x), (weight, need_weight)) if need]
+        found = iter(
+            torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=create_graph)
+            if wanted
+            else ()
+        )
+    dims = [0, *range(2, x.dim())]
+    counted = dy if mask is None else torch.where(mask.unsqueeze(1), dy, 0)
+    return (
+        next(found) if need_x else None,
+        next(found) if need_weight else None,
+        counted.sum(dims, dtype=saved.dtype).to(ctx.bias_dtype) if need_bias else None,
+        dy if need_residual else None,
+    )

@@ -1,16 +1,12 @@
-/* Template: from the sums of a block of channels to the coefficients of its elementwise pass.
+/* Template: from the sums of a block of channels to the coefficients of its elementwise pass, and the
+ * running statistics.
  *
  * All arithmetic is in double, written as loops over arrays so that roots and divisions become
- * vector instructions.
+ * vector instructions. What the backward computes again must come from the same stored values.
  */
 
 enum { NAME(BLOCK) = 64 };
 #define BLOCK NAME(BLOCK)
-
-/* out = a * dy + b * (x - m) + c, with a == 0 and no dy in the forward. */
-typedef struct {
-    REAL *m, *a, *b, *c;
-} NAME(coefficients);
 
 /* s and q of both passes: of v = x - shift in the forward, (v, v * v); in the backward with
  * shift = mean, (dy, dy * v). */
@@ -21,8 +17,8 @@ typedef struct {
 
 /* Sums about a shift far from the mean lose the variance: its relative error is about the rounding
  * of a float times gap^2 / var, so with 32 it stays below 4e-6. */
-static bool NAME(shift_is_far)(const step *t, NAME(sums) sums, int64_t channels) {
-    const double n = (double)t->N * (double)t->S;
+static bool NAME(shift_is_far)(const NAME(group) *g, NAME(sums) sums, int64_t channels) {
+    const double n = g->values < 1 ? 1 : g->values;
     bool far = false;
     for (int64_t i = 0; i < channels; i++) {
         double gap = sums.s[i] / n, gap2 = gap * gap;
@@ -33,8 +29,8 @@ static bool NAME(shift_is_far)(const step *t, NAME(sums) sums, int64_t channels)
     return far;
 }
 
-static void NAME(move_shift)(const step *t, NAME(sums) sums, int64_t channels) {
-    const double n = (double)t->N * (double)t->S;
+static void NAME(move_shift)(const NAME(group) *g, NAME(sums) sums, int64_t channels) {
+    const double n = g->values < 1 ? 1 : g->values;
     for (int64_t i = 0; i < channels; i++) sums.shift[i] = (REAL)(sums.shift[i] + sums.s[i] / n);
 }
 
@@ -43,37 +39,45 @@ INLINE double NAME(clipped)(double value, double low, double high) {
     return above > high ? high : above;
 }
 
-/* r, d and the new running statistics of `channels` channels from number `first` on. */
-static void NAME(renormalized)(step *t, int64_t first, int64_t channels, const double *mean,
-                               const double *var, double *r, double *d) {
+/* r and d of `channels` channels from number `first` on. A group without a spread of its own is given
+ * the running variance, r = 1 and the d that moves its mean to where the running mean is. */
+static void NAME(correct)(const NAME(group) *g, int64_t first, int64_t channels, const double *mean,
+                          double *var, double *r, double *d) {
     double running_mean[BLOCK], running_var[BLOCK];
-    const double low = 1 / t->r_max, high = t->r_max, bound = t->d_max;
-    const double momentum = t->momentum, eps = t->eps;
-    REAL *new_mean = (REAL *)t->new_mean + first, *new_var = (REAL *)t->new_var + first;
-    int rejected = 0;
-    read_vector(t->running_mean, first, channels, 0, running_mean);
-    read_vector(t->running_var, first, channels, 1, running_var);
+    const call *c = g->call;
+    const bool known = g->values > 1;
+    const double low = known ? 1 / c->r_max : 1, high = known ? c->r_max : 1;
+    const double bound = known ? c->d_max : INFINITY, eps = c->eps;
+    read_vector(c->running_mean, first, channels, 0, running_mean);
+    read_vector(c->running_var, first, channels, 1, running_var);
     for (int64_t i = 0; i < channels; i++) {
-        double sigma = sqrt(running_var[i] + eps), batch_sigma = sqrt(var[i] + eps);
-        double mean_step = mean[i] - running_mean[i];
-        double sigma_step = (var[i] - running_var[i]) / (batch_sigma + sigma);
-        double move = momentum * sigma_step;
-        double stored = running_var[i] + move * (2 * sigma + move);
-        r[i] = NAME(clipped)(batch_sigma / sigma, low, high);
-        d[i] = NAME(clipped)(mean_step / sigma, -bound, bound);
-        new_mean[i] = (REAL)(running_mean[i] + momentum * mean_step);
-        new_var[i] = (REAL)(stored < 0 ? 0 : stored);
-        rejected |= !(REAL_ABS((REAL)mean_step) <= LARGEST);
-        rejected |= !(REAL_ABS((REAL)sigma_step) <= LARGEST);
+        double sigma = sqrt(running_var[i] + eps);
+        var[i] = known ? var[i] : (REAL)running_var[i];
+        r[i] = NAME(clipped)(sqrt(var[i] + eps) / sigma, low, high);
+        d[i] = NAME(clipped)((mean[i] - running_mean[i]) / sigma, -bound, bound);
     }
-    if (rejected) atomic_store_explicit(&t->rejected, true, memory_order_relaxed);
 }
 
-/* Finish the statistics of up to BLOCK channels. */
-static void NAME(finish_forward)(step *t, int64_t first, int64_t channels, NAME(sums) sums,
-                                 NAME(coefficients) out) {
-    const double n = (double)t->N * (double)t->S, eps = t->eps;
-    double mean[BLOCK], var[BLOCK], r[BLOCK], d[BLOCK], weight[BLOCK], bias[BLOCK];
+/* What the elementwise pass of the forward multiplies x - mean by, and what it adds then. */
+static void NAME(forward_map)(const NAME(group) *g, int64_t first, int64_t channels, REAL *scale,
+                              REAL *offset) {
+    double weight[BLOCK], bias[BLOCK];
+    const double eps = g->call->eps;
+    read_vector(g->call->weight, first, channels, 1, weight);
+    read_vector(g->call->bias, first, channels, 0, bias);
+    for (int64_t i = 0; i < channels; i++) {
+        const int64_t at = first + i;
+        double slope = weight[i] * g->r[at] / sqrt(g->var[at] + eps);
+        scale[i] = (REAL)slope;
+        offset[i] = (REAL)(weight[i] * g->d[at] + bias[i] - slope * g->lost[at]);
+    }
+}
+
+/* Store the statistics of up to BLOCK channels, and map by them. */
+static void NAME(finish_forward)(const NAME(group) *g, int64_t first, int64_t channels,
+                                 NAME(sums) sums, NAME(coefficients) out) {
+    const double n = g->values < 1 ? 1 : g->values;
+    double mean[BLOCK], var[BLOCK], r[BLOCK], d[BLOCK];
     for (int64_t i = 0; i < channels; i++) {
         double gap = sums.s[i] / n, biased = sums.q[i] / n - gap * gap;
         mean[i] = sums.shift[i] + gap;
@@ -81,64 +85,52 @@ static void NAME(finish_forward)(step *t, int64_t first, int64_t channels, NAME(
         r[i] = 1;
         d[i] = 0;
     }
-    if (t->running_mean.values) NAME(renormalized)(t, first, channels, mean, var, r, d);
-    read_vector(t->weight, first, channels, 1, weight);
-    read_vector(t->bias, first, channels, 0, bias);
+    if (g->call->renormalizes) NAME(correct)(g, first, channels, mean, var, r, d);
     for (int64_t i = 0; i < channels; i++) {
-        double invstd = 1 / sqrt(var[i] + eps), lost = mean[i] - (REAL)mean[i];
-        double scale = weight[i] * r[i] * invstd;
-        ((REAL *)t->mean)[first + i] = (REAL)mean[i];
-        ((REAL *)t->lost)[first + i] = (REAL)lost;
-        ((REAL *)t->invstd)[first + i] = (REAL)invstd;
-        ((REAL *)t->r)[first + i] = (REAL)r[i];
-        ((REAL *)t->d)[first + i] = (REAL)d[i];
-        out.m[i] = (REAL)mean[i];
-        out.a[i] = 0;
-        out.b[i] = (REAL)scale;
-        out.c[i] = (REAL)(weight[i] * d[i] + bias[i] - scale * lost);
+        const int64_t at = first + i;
+        g->mean[at] = out.m[i] = (REAL)mean[i];
+        g->lost[at] = (REAL)(mean[i] - (REAL)mean[i]);
+        g->var[at] = (REAL)var[i];
+        g->r[at] = (REAL)r[i];
+        g->d[at] = (REAL)d[i];
     }
+    if (g->out) NAME(forward_map)(g, first, channels, out.b, out.c);
 }
 
 /* dweight, dbias and the coefficients of dx of up to BLOCK channels. */
-static void NAME(finish_backward)(step *t, int64_t first, int64_t channels, NAME(sums) sums,
-                                  NAME(coefficients) out) {
-    const double n = (double)t->N * (double)t->S;
-    const REAL *mean = (const REAL *)t->mean + first, *inverse = (const REAL *)t->invstd + first;
-    const REAL *r = (const REAL *)t->r + first, *d = (const REAL *)t->d + first;
-    const REAL *lost = (const REAL *)t->lost + first;
-    REAL *dweight = (REAL *)t->dweight + first, *dbias = (REAL *)t->dbias + first;
+static void NAME(finish_backward)(const NAME(group) *g, int64_t first, int64_t channels,
+                                  NAME(sums) sums, NAME(coefficients) out) {
+    const double eps = g->call->eps, n = g->values < 1 ? 1 : g->values;
+    const bool moves = g->values > 1 || !g->call->renormalizes; /* mean and var depend on x */
     double weight[BLOCK];
-    read_vector(t->weight, first, channels, 1, weight);
+    read_vector(g->call->weight, first, channels, 1, weight);
     for (int64_t i = 0; i < channels; i++) {
-        double invstd = inverse[i], scale = weight[i] * r[i] * invstd;
-        double product = sums.q[i] - lost[i] * sums.s[i];
-        double slope = -scale * invstd * invstd * product / n;
-        dweight[i] = (REAL)(r[i] * product * invstd + d[i] * sums.s[i]);
-        dbias[i] = (REAL)sums.s[i];
-        out.m[i] = mean[i];
+        const int64_t at = first + i;
+        double lost = g->lost[at], invstd = 1 / sqrt(g->var[at] + eps);
+        double scale = weight[i] * g->r[at] * invstd;
+        double product = sums.q[i] - lost * sums.s[i];
+        double slope = moves ? -scale * invstd * invstd * product / n : 0;
+        double constant = moves ? -scale * sums.s[i] / n : 0;
+        g->dweight[at] = g->r[at] * product * invstd + g->d[at] * sums.s[i];
+        g->dbias[at] = sums.s[i];
+        out.m[i] = g->mean[at];
         out.a[i] = (REAL)scale;
         out.b[i] = (REAL)slope;
-        out.c[i] = (REAL)(-scale * sums.s[i] / n - slope * lost[i]);
+        out.c[i] = (REAL)(constant - slope * lost);
     }
 }
 
-static void NAME(finish)(step *t, int64_t first, int64_t channels, NAME(sums) sums,
+/* Before the sums of the backward: what they are taken about, and where the ReLU let through. */
+static void NAME(prepare_backward)(const NAME(group) *g, int64_t first, int64_t channels,
+                                   REAL *shift, NAME(coefficients) out) {
+    memcpy(shift, g->mean + first, (size_t)channels * sizeof(REAL));
+    if (g->what & RELU) NAME(forward_map)(g, first, channels, out.u, out.w);
+}
+
+static void NAME(finish)(const NAME(group) *g, int64_t first, int64_t channels, NAME(sums) sums,
                          NAME(coefficients) out) {
-    if (t->dy)
-        NAME(finish_backward)(t, first, channels, sums, out);
+    if (g->what & PAIRED)
+        NAME(finish_backward)(g, first, channels, sums, out);
     else
-        NAME(finish_forward)(t, first, channels, sums, out);
-}
-
-/* A batch that was not counted leaves the statistics as they were. */
-static void NAME(restore_if_rejected)(step *t) {
-    double old[BLOCK];
-    if (!t->running_mean.values || !atomic_load(&t->rejected)) return;
-    for (int64_t first = 0; first < t->C; first += BLOCK) {
-        int64_t channels = least(BLOCK, t->C - first);
-        read_vector(t->running_mean, first, channels, 0, old);
-        for (int64_t i = 0; i < channels; i++) ((REAL *)t->new_mean)[first + i] = (REAL)old[i];
-        read_vector(t->running_var, first, channels, 1, old);
-        for (int64_t i = 0; i < channels; i++) ((REAL *)t->new_var)[first + i] = (REAL)old[i];
-    }
+        NAME(finish_forward)(g, first, channels, sums, out);
 }

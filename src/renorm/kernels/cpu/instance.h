@@ -3,27 +3,20 @@
 #define V NAME(lanes)
 #define I NAME(bits)
 #include "vector.h"
+#include "group.h"
 #include "channel.h"
 
 /* Finish all channels, whose sums and coefficients are (C,) each. */
-static void NAME(finish_all)(step *t, NAME(sums) sums, NAME(coefficients) k) {
-    for (int64_t i = 0; i < t->C; i += BLOCK) {
+static void NAME(finish_all)(const NAME(group) *g, NAME(sums) sums, NAME(coefficients) k) {
+    for (int64_t i = 0; i < g->C; i += BLOCK) {
         NAME(sums) s = {sums.shift + i, sums.s + i, sums.q + i};
-        NAME(coefficients) out = {k.m + i, k.a + i, k.b + i, k.c + i};
-        NAME(finish)(t, i, least(BLOCK, t->C - i), s, out);
+        NAME(finish)(g, i, least(BLOCK, g->C - i), s, NAME(coefficients_from)(k, i));
     }
 }
 
 #include "planes.h"
 #include "rows.h"
-
-static void NAME(run)(step *t) {
-    if (t->S == 1)
-        NAME(rows)(t);
-    else
-        NAME(planes)(t);
-    if (!t->dy) NAME(restore_if_rejected)(t);
-}
+#include "groups.h"
 
 #undef V
 #undef I

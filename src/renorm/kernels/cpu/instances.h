@@ -17,6 +17,32 @@
 /* Asks for a cache line before it is needed; the address need not be the caller's. */
 #define FETCH(p) __builtin_prefetch((const void *)(p), 0, 3)
 
+/* What the loops do. Where it is a constant, each becomes code of its own. */
+enum {
+    PAIRED = 1,  /* the backward: x and dy are read */
+    RELU = 2,    /* the backward of a ReLU; its sign is computed again from x ... */
+    SIGNED = 4,  /* ... or read from y */
+    ADDED = 8,   /* the forward adds a residual */
+    MASKED = 16, /* some values are padding */
+    PARTIAL = 32 /* of this vector, some lanes are not to be counted */
+};
+
+/* Calls `function` with `what` as a constant in the cases that are worth code of their own. */
+#define SPECIALIZED(what, function, ...)                                                           \
+    switch (what) {                                                                                \
+    case 0:                                                                                        \
+        function(__VA_ARGS__, 0);                                                                  \
+        break;                                                                                     \
+    case PAIRED:                                                                                   \
+        function(__VA_ARGS__, PAIRED);                                                             \
+        break;                                                                                     \
+    case PAIRED | RELU:                                                                            \
+        function(__VA_ARGS__, PAIRED | RELU);                                                      \
+        break;                                                                                     \
+    default:                                                                                       \
+        function(__VA_ARGS__, what);                                                               \
+    }
+
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE double widened_half(uint16_t half) {

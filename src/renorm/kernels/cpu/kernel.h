@@ -1,4 +1,4 @@
-/* One training step of batch renorm over a whole tensor: what is computed, and by which code. */
+/* One call of batch renorm over a whole tensor: what is computed, and by which code. */
 #ifndef RENORM_KERNEL_H
 #define RENORM_KERNEL_H
 
@@ -14,34 +14,42 @@ typedef struct {
     enum dtype dtype;
 } vector;
 
-/* x is (N, C, S), contiguous. S == 1 makes it rows (N, C): 2-D input and channels-last maps.
+/* x is (N, C, S), or (N, S, C) where `rows` says so, contiguous; out, dy, y and both residuals lie
+ * alike, and the mask is (N, S). Every `microbatch` examples, (last ones may be fewer) are one of G
+ * groups with statistics of their own.
  *
- * The forward writes out = y (unless NULL), mean, lost, invstd, r, d and the new statistics; the
- * backward reads those and dy, and writes out = dx (unless NULL), dweight and dbias. Pointers
- * to void are in the dtype of x; the others are in its accumulation dtype, double for double
- * and float for everything else.
+ * The forward writes out = y (unless NULL) and the statistics of each group, (G, C) each: mean, lost
+ * (what rounding took from the mean), var, r and d; then the new running statistics, which may be the
+ * old ones' own place, and adds 1 to the counter. The backward reads those, dy, and with a ReLU
+ * behind a residual y; it writes out = dx (unless NULL), dresidual, dweight and dbias.
+ *
+ * Pointers to void are in the dtype of x; statistics and gradients (C,) are in its accumulation
+ * dtype, double for double and float for everything else. Whatever there is none of is NULL.
  */
 typedef struct {
-    int64_t N, C, S;
-    const void *x, *dy;
-    void *out;
-    void *mean, *lost; /* the mean in its dtype, and what rounding took from it */
-    void *invstd, *r, *d;
+    int64_t N, C, S, microbatch;
+    bool rows, relu;
+    const void *x, *residual, *dy, *y;
+    const uint8_t *mask;
+    void *out, *dresidual;
+    void *mean, *lost, *var, *r, *d;
     void *new_mean, *new_var;
+    int64_t *counter;
     void *dweight, *dbias;
     vector weight, bias, running_mean, running_var;
+    bool renormalizes; /* there are running statistics */
     double r_max, d_max, momentum, eps;
     int threads;
-    atomic_bool rejected;    /* a statistic of this batch is not finite */
+    bool counted;
     atomic_bool out_of_memory;
-} step;
+} call;
 
-typedef void (*step_function)(step *);
+typedef void (*call_function)(call *);
 
 /* The code for each dtype, compiled for one instruction set. */
 typedef struct {
     const char *name;
-    step_function run[DTYPES]; /* backward where there is a dy, else forward */
+    call_function run[DTYPES]; /* backward where there is a dy, else forward */
 } instructions;
 
 extern const instructions baseline;

@@ -66,24 +66,30 @@ static vector channels(arguments *a) {
     return (vector){values, (enum dtype)integer(a)};
 }
 
-static enum dtype tensor(arguments *a, step *t) {
+static enum dtype tensor(arguments *a, call *c) {
     enum dtype dtype = (enum dtype)integer(a);
-    t->N = integer(a);
-    t->C = integer(a);
-    t->S = integer(a);
-    t->x = address(a);
+    c->rows = integer(a) != 0;
+    c->N = integer(a);
+    c->C = integer(a);
+    c->S = integer(a);
+    c->microbatch = integer(a);
+    c->relu = integer(a) != 0;
+    c->x = address(a);
+    c->mask = address(a);
     return dtype;
 }
 
-/* mean, and the four (C,) vectors that one allocation holds. */
-static void saved(arguments *a, step *t, enum dtype dtype) {
-    const int64_t bytes = t->C * (dtype == FLOAT64 ? 8 : 4);
-    t->mean = address(a);
-    char *others = address(a);
-    t->invstd = others;
-    t->r = others + bytes;
-    t->d = others + 2 * bytes;
-    t->lost = others + 3 * bytes;
+/* The five (G, C) statistics that one allocation holds, in the accumulation dtype. */
+static void statistics(arguments *a, call *c, enum dtype dtype) {
+    char *memory = address(a);
+    if (c->microbatch < 1) return; /* computed() says so */
+    const int64_t groups = (c->N + c->microbatch - 1) / c->microbatch;
+    const int64_t bytes = groups * c->C * (dtype == FLOAT64 ? 8 : 4);
+    c->mean = memory;
+    c->lost = memory + bytes;
+    c->var = memory + 2 * bytes;
+    c->r = memory + 3 * bytes;
+    c->d = memory + 4 * bytes;
 }
 
 static bool count_is(Py_ssize_t given, Py_ssize_t expected) {
@@ -92,57 +98,70 @@ static bool count_is(Py_ssize_t given, Py_ssize_t expected) {
     return false;
 }
 
-static bool computed(step *t, step_function run) {
-    const int64_t values = t->N * t->C * t->S;
+static bool computed(call *c, enum dtype dtype) {
+    const int64_t values = c->N * c->C * c->S;
     if (PyErr_Occurred()) return false;
-    t->threads = threads_for(values);
+    if (c->microbatch < 1 || dtype < 0 || dtype >= DTYPES) {
+        PyErr_SetString(PyExc_ValueError, "no such dtype, or a microbatch below 1");
+        return false;
+    }
+    const call_function run = chosen->run[dtype];
+    c->threads = threads_for(values);
     if (values < VALUES_WITH_LOCK) {
-        run(t);
+        run(c);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        run(t);
+        run(c);
         Py_END_ALLOW_THREADS
     }
-    if (!atomic_load(&t->out_of_memory)) return true;
+    if (!atomic_load(&c->out_of_memory)) return true;
     PyErr_NoMemory();
     return false;
 }
 
 static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    step t = {.dy = NULL};
+    call c = {.dy = NULL};
     arguments a = {args};
     (void)self;
-    if (!count_is(count, 22)) return NULL;
-    enum dtype dtype = tensor(&a, &t);
-    t.out = address(&a);
-    saved(&a, &t, dtype);
-    t.new_mean = address(&a);
-    t.new_var = address(&a);
-    t.weight = channels(&a);
-    t.bias = channels(&a);
-    t.running_mean = channels(&a);
-    t.running_var = channels(&a);
-    t.r_max = number(&a);
-    t.d_max = number(&a);
-    t.momentum = number(&a);
-    t.eps = number(&a);
-    if (!computed(&t, chosen->run[dtype])) return NULL;
-    return PyBool_FromLong(!atomic_load(&t.rejected));
+    if (!count_is(count, 27)) return NULL;
+    enum dtype dtype = tensor(&a, &c);
+    c.residual = address(&a);
+    c.out = address(&a);
+    statistics(&a, &c, dtype);
+    c.weight = channels(&a);
+    c.bias = channels(&a);
+    c.running_mean = channels(&a);
+    c.running_var = channels(&a);
+    c.renormalizes = c.running_mean.values != NULL;
+    c.new_mean = address(&a);
+    c.new_var = address(&a);
+    c.counter = address(&a);
+    c.r_max = number(&a);
+    c.d_max = number(&a);
+    c.momentum = number(&a);
+    c.eps = number(&a);
+    if (!computed(&c, dtype)) return NULL;
+    return PyBool_FromLong(c.counted);
 }
 
 static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    step t = {.dy = NULL};
+    call c = {.dy = NULL};
     arguments a = {args};
     (void)self;
-    if (!count_is(count, 13)) return NULL;
-    enum dtype dtype = tensor(&a, &t);
-    t.dy = address(&a);
-    t.out = address(&a);
-    saved(&a, &t, dtype);
-    t.weight = channels(&a);
-    t.dweight = address(&a);
-    t.dbias = address(&a);
-    if (!computed(&t, chosen->run[dtype])) return NULL;
+    if (!count_is(count, 22)) return NULL;
+    enum dtype dtype = tensor(&a, &c);
+    c.dy = address(&a);
+    c.y = address(&a);
+    c.out = address(&a);
+    c.dresidual = address(&a);
+    statistics(&a, &c, dtype);
+    c.renormalizes = integer(&a) != 0;
+    c.weight = channels(&a);
+    c.bias = channels(&a);
+    c.dweight = address(&a);
+    c.dbias = address(&a);
+    c.eps = number(&a);
+    if (!computed(&c, dtype)) return NULL;
     Py_RETURN_NONE;
 }
 

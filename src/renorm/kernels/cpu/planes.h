@@ -1,268 +1,272 @@
-/* Template: (N, C, S) with S > 1, where the values of a channel lie in planes of S. */
+/* Template: (N, C, S), where the values of a channel lie in planes of S. */
 
-/* Running sums of one channel: in lanes, moved into doubles before rounding builds up. */
+/* Running sums of some channels: in lanes, moved into doubles before rounding builds up. */
 typedef struct {
-    V s0, s1, s2, s3, q0, q1, q2, q3;
-    double s, q;
+    V s[BLOCK], q[BLOCK];
+    double s_total[BLOCK], q_total[BLOCK];
     int64_t used; /* values added to each lane since the last flush */
-} NAME(accumulator);
+} NAME(accumulators);
 
-/* A lane takes at most this many values in its own dtype: their rounding is below 1e-6 of the sum
- * of magnitudes. */
-enum { NAME(FLUSH_AFTER) = 64 };
+/* A lane takes about this many values in its own dtype: their rounding is below 1e-6 of the sum of
+ * magnitudes. */
+enum { NAME(FLUSH_AFTER) = 64, NAME(SPAN) = NAME(FLUSH_AFTER) * 4 * LANES };
 
-INLINE void NAME(flush)(NAME(accumulator) *t) {
-    t->s += NAME(total)((t->s0 + t->s1) + (t->s2 + t->s3));
-    t->q += NAME(total)((t->q0 + t->q1) + (t->q2 + t->q3));
-    t->s0 = t->s1 = t->s2 = t->s3 = t->q0 = t->q1 = t->q2 = t->q3 = (V){0};
-    t->used = 0;
+/* Positions [at, at + length) of one plane, of those from `start` to `stop` of a channel's N * S. */
+typedef struct {
+    int64_t n, at, length;
+} NAME(span);
+
+/* Calls that walk the spans of a range, of at most SPAN positions each, in either direction. */
+INLINE NAME(span) NAME(first_span)(const NAME(group) *g, int64_t start, int64_t stop) {
+    NAME(span) p = {start / g->S, start % g->S, 0};
+    p.length = least(least(g->S - p.at, stop - start), NAME(SPAN));
+    return p;
 }
 
-INLINE void NAME(add)(V *s, V *q, V v, V dy, bool paired) {
-    *s += paired ? dy : v;
-    *q += paired ? dy * v : v * v;
-}
-
-#define ADD(k, at)                                                                                 \
-    NAME(add)(&t->s##k, &t->q##k, NAME(load)(x + (at)) - shift,                                    \
-              paired ? NAME(load)(dy + (at)) : shift, paired)
-
-/* The last n % LANES values: a whole vector that ends with them, without what was added before. */
-INLINE void NAME(add_tail)(NAME(accumulator) *t, const ELEMENT *x, const ELEMENT *dy, int64_t n,
-                           int64_t rest, V shift, bool paired) {
-    V v, w = shift;
-    I mask;
-    if (n >= LANES) {
-        v = NAME(load)(x + n - LANES);
-        if (paired) w = NAME(load)(dy + n - LANES);
-        mask = NAME(numbers)() >= (INTEGER)(LANES - rest);
-    } else {
-        v = NAME(load_part)(x, n);
-        if (paired) w = NAME(load_part)(dy, n);
-        mask = NAME(numbers)() < (INTEGER)n;
+INLINE void NAME(next_span)(const NAME(group) *g, NAME(span) *p, int64_t left) {
+    p->at += p->length;
+    if (p->at == g->S) {
+        p->at = 0;
+        p->n++;
     }
-    v = NAME(kept)(v - shift, mask);
-    NAME(add)(&t->s1, &t->q1, v, NAME(kept)(w, mask), paired);
+    p->length = least(least(g->S - p->at, left), NAME(SPAN));
 }
 
-INLINE void NAME(add_piece)(NAME(accumulator) *t, const ELEMENT *x, const ELEMENT *dy, int64_t n,
-                            V shift, bool paired) {
+INLINE int64_t NAME(offset)(const NAME(group) *g, NAME(span) p, int64_t channel) {
+    return (p.n * g->C + channel) * g->S + p.at;
+}
+
+/* The lanes of n values at position `at` of plane n that are data. */
+INLINE I NAME(plane_mask)(const NAME(group) *g, NAME(span) p, int64_t i, int64_t n, int what) {
+    if (!(what & MASKED)) return (I){0};
+    return NAME(load_mask)(g->mask + p.n * g->S + p.at + i, n);
+}
+
+#define ADD(k, i)                                                                                  \
+    NAME(add_at)(g, at + (i), LANES, shift, u, w, NAME(plane_mask)(g, p, i, LANES, what), &s##k,   \
+                 &q##k, what)
+
+/* Adds one span of one channel to its sums. */
+INLINE void NAME(add_span)(const NAME(group) *g, NAME(span) p, int64_t channel, V shift, V u, V w,
+                           V *s, V *q, int what) {
+    const int64_t at = NAME(offset)(g, p, channel), n = p.length;
+    V s0 = *s, q0 = *q, s1 = {0}, s2 = {0}, s3 = {0}, q1 = {0}, q2 = {0}, q3 = {0};
     int64_t i = 0;
-    while (n - i >= 4 * LANES) {
-        int64_t stop = i + least((n - i) / (4 * LANES), NAME(FLUSH_AFTER) - t->used) * 4 * LANES;
-        t->used += (stop - i) / (4 * LANES);
-        for (; i < stop; i += 4 * LANES) {
-            ADD(0, i);
-            ADD(1, i + LANES);
-            ADD(2, i + 2 * LANES);
-            ADD(3, i + 3 * LANES);
-        }
-        if (t->used >= NAME(FLUSH_AFTER)) NAME(flush)(t);
-    }
-    if (n - i >= 2 * LANES) {
+    for (; n - i >= 4 * LANES; i += 4 * LANES) {
         ADD(0, i);
         ADD(1, i + LANES);
-        i += 2 * LANES;
+        ADD(2, i + 2 * LANES);
+        ADD(3, i + 3 * LANES);
     }
-    if (n - i >= LANES) {
-        ADD(2, i);
-        i += LANES;
+    for (; n - i >= LANES; i += LANES) ADD(1, i);
+    if (i < n) {
+        /* the last few: a whole vector that ends with them, without what was added before */
+        const int64_t start = n >= LANES ? n - LANES : 0, count = least(n, LANES);
+        I keep = n >= LANES ? NAME(numbers)() >= (INTEGER)(LANES - (n - i))
+                            : NAME(numbers)() < (INTEGER)n;
+        if (what & MASKED) keep &= NAME(plane_mask)(g, p, start, count, what);
+        NAME(add_at)(g, at + start, count, shift, u, w, keep, &s2, &q2, what | PARTIAL);
     }
-    if (i < n) NAME(add_tail)(t, x, dy, n, n - i, shift, paired);
-    t->used += 2;
-    if (t->used >= NAME(FLUSH_AFTER)) NAME(flush)(t);
+    *s = (s0 + s1) + (s2 + s3);
+    *q = (q0 + q1) + (q2 + q3);
 }
 
 #undef ADD
 
-INLINE V NAME(mapped)(V v, V dy, V a, V b, V c, bool paired) {
-    V result = b * v + c;
-    return paired ? a * dy + result : result;
-}
-
-INLINE void NAME(map_piece)(ELEMENT *out, const ELEMENT *x, const ELEMENT *dy, int64_t n,
-                            NAME(coefficients) k, bool paired) {
-    const V m = NAME(splat)(*k.m), a = NAME(splat)(*k.a);
-    const V b = NAME(splat)(*k.b), c = NAME(splat)(*k.c);
+INLINE void NAME(map_span)(const NAME(group) *g, NAME(span) p, int64_t channel, NAME(terms) k,
+                           int what) {
+    const int64_t at = NAME(offset)(g, p, channel), n = p.length;
     if (n < LANES) {
-        V w = paired ? NAME(load_part)(dy, n) : m;
-        V y = NAME(mapped)(NAME(load_part)(x, n) - m, w, a, b, c, paired);
-        NAME(store_part)(out, y, n);
+        NAME(map_at)(g, at, n, k, NAME(plane_mask)(g, p, 0, n, what), what);
         return;
     }
     for (int64_t i = 0; i < n; i += LANES) {
-        int64_t at = least(i, n - LANES); /* the last vector overlaps and writes the same again */
-        V w = paired ? NAME(load)(dy + at) : m;
-        NAME(store)(out + at, NAME(mapped)(NAME(load)(x + at) - m, w, a, b, c, paired));
+        int64_t j = least(i, n - LANES); /* the last vector overlaps and writes the same again */
+        NAME(map_at)(g, at + j, LANES, k, NAME(plane_mask)(g, p, j, LANES, what), what);
     }
 }
 
-/* A piece of a channel: the values from position `at` on that lie together, up to `stop`. */
+static void NAME(flush)(NAME(accumulators) *t, int64_t channels) {
+    for (int64_t i = 0; i < channels; i++) {
+        t->s_total[i] += NAME(total)(t->s[i]);
+        t->q_total[i] += NAME(total)(t->q[i]);
+        t->s[i] = t->q[i] = (V){0};
+    }
+    t->used = 0;
+}
+
+/* Which channels, and which of their N * S positions. */
 typedef struct {
-    int64_t offset, length;
-} NAME(piece);
+    int64_t first, channels, start, stop;
+} NAME(part);
 
-INLINE NAME(piece) NAME(piece_at)(const step *t, int64_t channel, int64_t at, int64_t stop) {
-    int64_t n = at / t->S, i = at % t->S;
-    return (NAME(piece)){(n * t->C + channel) * t->S + i, least(t->S - i, stop - at)};
-}
-
-/* Sums over positions [start, stop) of one channel, of its N * S. */
-INLINE void NAME(sum_channel)(const step *t, int64_t channel, int64_t start, int64_t stop,
-                              REAL shift, double *s, double *q, bool paired) {
-    NAME(accumulator) sums = {.s = 0};
-    NAME(piece) p;
-    for (int64_t at = start; at < stop; at += p.length) {
-        p = NAME(piece_at)(t, channel, at, stop);
-        const ELEMENT *dy = paired ? (const ELEMENT *)t->dy + p.offset : NULL;
-        NAME(add_piece)(&sums, (const ELEMENT *)t->x + p.offset, dy, p.length,
-                        NAME(splat)(shift), paired);
+INLINE void NAME(sum_part_as)(const NAME(group) *g, NAME(part) part, NAME(sums) sums,
+                              NAME(coefficients) k, int what) {
+    NAME(accumulators) t = {.used = 0};
+    NAME(span) p = NAME(first_span)(g, part.start, part.stop);
+    for (int64_t left = part.stop - part.start; left > 0; NAME(next_span)(g, &p, left)) {
+        for (int64_t i = 0; i < part.channels; i++) {
+            V u = {0}, w = {0};
+            if (what & RELU) {
+                u = NAME(splat)(k.u[i]);
+                w = NAME(splat)(k.w[i]);
+            }
+            NAME(add_span)(g, p, part.first + i, NAME(splat)(sums.shift[i]), u, w, t.s + i, t.q + i,
+                           what);
+        }
+        left -= p.length;
+        t.used += p.length / (4 * LANES) + 4;
+        if (t.used >= NAME(FLUSH_AFTER)) NAME(flush)(&t, part.channels);
     }
-    NAME(flush)(&sums);
-    *s = sums.s;
-    *q = sums.q;
+    NAME(flush)(&t, part.channels);
+    memcpy(sums.s, t.s_total, (size_t)part.channels * sizeof(double));
+    memcpy(sums.q, t.q_total, (size_t)part.channels * sizeof(double));
 }
 
-INLINE void NAME(map_channel)(const step *t, int64_t channel, int64_t start, int64_t stop,
-                              NAME(coefficients) k, bool paired) {
-    NAME(piece) p;
-    for (int64_t at = start; at < stop; at += p.length) {
-        p = NAME(piece_at)(t, channel, at, stop);
-        const ELEMENT *dy = paired ? (const ELEMENT *)t->dy + p.offset : NULL;
-        NAME(map_piece)((ELEMENT *)t->out + p.offset, (const ELEMENT *)t->x + p.offset, dy,
-                        p.length, k, paired);
+static void NAME(sum_part)(const NAME(group) *g, NAME(part) part, NAME(sums) sums,
+                           NAME(coefficients) k) {
+    SPECIALIZED(g->what, NAME(sum_part_as), g, part, sums, k)
+}
+
+INLINE void NAME(map_part_as)(const NAME(group) *g, NAME(part) part, NAME(coefficients) k,
+                              int what) {
+    NAME(span) p = NAME(first_span)(g, part.start, part.stop);
+    for (int64_t left = part.stop - part.start; left > 0; NAME(next_span)(g, &p, left)) {
+        for (int64_t i = 0; i < part.channels; i++)
+            NAME(map_span)(g, p, part.first + i, NAME(terms_of)(NAME(coefficients_from)(k, i)),
+                           what);
+        left -= p.length;
     }
 }
 
-/* One copy of each loop for the forward and one for the backward. */
-static void NAME(sum_range)(const step *t, int64_t channel, int64_t start, int64_t stop, REAL shift,
-                            double *s, double *q) {
-    if (t->dy)
-        NAME(sum_channel)(t, channel, start, stop, shift, s, q, true);
-    else
-        NAME(sum_channel)(t, channel, start, stop, shift, s, q, false);
+static void NAME(map_part)(const NAME(group) *g, NAME(part) part, NAME(coefficients) k) {
+    SPECIALIZED(g->what, NAME(map_part_as), g, part, k)
 }
 
-static void NAME(map_range)(const step *t, int64_t channel, int64_t start, int64_t stop,
-                            NAME(coefficients) all, int64_t index) {
-    NAME(coefficients) k = {all.m + index, all.a + index, all.b + index, all.c + index};
-    if (t->dy)
-        NAME(map_channel)(t, channel, start, stop, k, true);
-    else
-        NAME(map_channel)(t, channel, start, stop, k, false);
+/* What the sums of a channel are taken about: the mean of its first values that are data. */
+static REAL NAME(plane_shift)(const NAME(group) *g, int64_t channel) {
+    const ELEMENT *x = g->x + channel * g->S;
+    const int64_t n = least(64, g->S);
+    double sum = 0, count = 0;
+    for (int64_t i = 0; i < n; i += LANES) {
+        int64_t lanes = least(LANES, n - i);
+        V v = NAME(read)(x + i, lanes);
+        I keep = NAME(numbers)() < (INTEGER)lanes;
+        if (g->mask) keep &= NAME(load_mask)(g->mask + i, lanes);
+        sum += NAME(total)(NAME(kept)(v, keep));
+        for (int l = 0; l < (int)LANES; l++) count -= (double)keep[l];
+    }
+    return (REAL)(sum / (count < 1 ? 1 : count));
 }
 
-/* What the sums are taken about: the mean of the channel's first values, or the saved mean. */
-static REAL NAME(plane_shift)(const step *t, int64_t channel) {
-    if (t->dy) return ((const REAL *)t->mean)[channel];
-    const ELEMENT *x = (const ELEMENT *)t->x + channel * t->S;
-    int64_t n = least(64, t->S);
-    double sum = 0;
-    for (int64_t i = 0; i < n; i += LANES)
-        sum += NAME(total)(n - i >= LANES ? NAME(load)(x + i) : NAME(load_part)(x + i, n - i));
-    return (REAL)(sum / (double)n);
+static void NAME(plane_shifts)(const NAME(group) *g, int64_t first, int64_t channels, REAL *shift,
+                               NAME(coefficients) k) {
+    if (g->what & PAIRED)
+        NAME(prepare_backward)(g, first, channels, shift, k);
+    else
+        for (int64_t i = 0; i < channels; i++) shift[i] = NAME(plane_shift)(g, first + i);
 }
 
 /* Whole channels, in blocks that are still in cache when they are mapped. */
 static void NAME(whole_channels)(int64_t begin, int64_t end, void *context) {
-    step *t = context;
-    REAL shift[BLOCK], m[BLOCK], a[BLOCK], b[BLOCK], c[BLOCK];
+    const NAME(group) *g = context;
+    REAL shift[BLOCK], memory[NAME(COEFFICIENTS) * BLOCK];
     double s[BLOCK], q[BLOCK];
     NAME(sums) sums = {shift, s, q};
-    NAME(coefficients) k = {m, a, b, c};
-    const int64_t positions = t->N * t->S;
+    NAME(coefficients) k = NAME(coefficients_in)(memory, BLOCK);
+    const int64_t positions = g->N * g->S;
     /* 256 KiB of input a block: with the output it stays in 1 MiB of second-level cache */
-    const int64_t bytes = positions * (int64_t)sizeof(ELEMENT) * (t->dy ? 2 : 1);
+    const int64_t bytes = positions * (int64_t)sizeof(ELEMENT) * (g->what & PAIRED ? 2 : 1);
     const int64_t block = bytes > 262144 ? 1 : least(BLOCK, 262144 / bytes);
     for (int64_t first = begin; first < end; first += block) {
-        int64_t channels = least(block, end - first);
-        for (int64_t i = 0; i < channels; i++) {
-            NAME(sums) one = {shift + i, s + i, q + i};
-            shift[i] = NAME(plane_shift)(t, first + i);
-            NAME(sum_range)(t, first + i, 0, positions, shift[i], s + i, q + i);
-            if (!t->dy && NAME(shift_is_far)(t, one, 1)) {
-                NAME(move_shift)(t, one, 1);
-                NAME(sum_range)(t, first + i, 0, positions, shift[i], s + i, q + i);
-            }
+        NAME(part) part = {first, least(block, end - first), 0, positions};
+        NAME(plane_shifts)(g, first, part.channels, shift, k);
+        NAME(sum_part)(g, part, sums, k);
+        if (!(g->what & PAIRED) && NAME(shift_is_far)(g, sums, part.channels)) {
+            NAME(move_shift)(g, sums, part.channels);
+            NAME(sum_part)(g, part, sums, k);
         }
-        NAME(finish)(t, first, channels, sums, k);
-        if (!t->out) continue;
-        for (int64_t i = 0; i < channels; i++) NAME(map_range)(t, first + i, 0, positions, k, i);
+        NAME(finish)(g, first, part.channels, sums, k);
+        if (g->out) NAME(map_part)(g, part, k);
     }
 }
 
 /* Channels that are too few for the threads: each is cut into `parts` ranges of positions. */
 typedef struct {
-    step *t;
+    const NAME(group) *g;
     int64_t parts;
     NAME(sums) partial; /* s and q of (C, parts), shift of (C,) */
     NAME(coefficients) k;
 } NAME(cut);
 
-INLINE int64_t NAME(cut_at)(const NAME(cut) *cut, int64_t part) {
-    int64_t positions = cut->t->N * cut->t->S;
-    return positions / cut->parts * part + least(part, positions % cut->parts);
+INLINE NAME(part) NAME(task_of)(const NAME(cut) *cut, int64_t task) {
+    const int64_t positions = cut->g->N * cut->g->S, part = task % cut->parts;
+    const int64_t share = positions / cut->parts, more = positions % cut->parts;
+    return (NAME(part)){task / cut->parts, 1, share * part + least(part, more),
+                        share * (part + 1) + least(part + 1, more)};
 }
 
-static void NAME(sum_parts)(int64_t begin, int64_t end, void *context) {
+static void NAME(sum_tasks)(int64_t begin, int64_t end, void *context) {
     const NAME(cut) *cut = context;
     for (int64_t task = begin; task < end; task++) {
-        int64_t channel = task / cut->parts, part = task % cut->parts;
-        NAME(sum_range)(cut->t, channel, NAME(cut_at)(cut, part), NAME(cut_at)(cut, part + 1),
-                        cut->partial.shift[channel], cut->partial.s + task, cut->partial.q + task);
+        NAME(part) part = NAME(task_of)(cut, task);
+        NAME(sums) sums = {cut->partial.shift + part.first, cut->partial.s + task,
+                           cut->partial.q + task};
+        NAME(sum_part)(cut->g, part, sums, NAME(coefficients_from)(cut->k, part.first));
     }
 }
 
-static void NAME(map_parts)(int64_t begin, int64_t end, void *context) {
+static void NAME(map_tasks)(int64_t begin, int64_t end, void *context) {
     const NAME(cut) *cut = context;
     for (int64_t task = begin; task < end; task++) {
-        int64_t channel = task / cut->parts, part = task % cut->parts;
-        NAME(map_range)(cut->t, channel, NAME(cut_at)(cut, part), NAME(cut_at)(cut, part + 1),
-                        cut->k, channel);
+        NAME(part) part = NAME(task_of)(cut, task);
+        NAME(map_part)(cut->g, part, NAME(coefficients_from)(cut->k, part.first));
     }
 }
 
 /* Sums of all channels, the parts added in their order. */
 static void NAME(sum_cut)(NAME(cut) *cut, NAME(sums) sums) {
-    in_parallel(cut->t->threads, cut->t->C * cut->parts, NAME(sum_parts), cut);
-    for (int64_t i = 0; i < cut->t->C; i++) {
+    const int64_t C = cut->g->C, parts = cut->parts;
+    in_parallel(cut->g->threads, C * parts, NAME(sum_tasks), cut);
+    for (int64_t i = 0; i < C; i++) {
         sums.s[i] = sums.q[i] = 0;
-        for (int64_t part = 0; part < cut->parts; part++) {
-            sums.s[i] += cut->partial.s[i * cut->parts + part];
-            sums.q[i] += cut->partial.q[i * cut->parts + part];
+        for (int64_t task = i * parts; task < (i + 1) * parts; task++) {
+            sums.s[i] += cut->partial.s[task];
+            sums.q[i] += cut->partial.q[task];
         }
     }
 }
 
-static void NAME(cut_channels)(step *t) {
-    const int64_t C = t->C, parts = t->threads;
+static void NAME(cut_channels)(const NAME(group) *g) {
+    const int64_t C = g->C, parts = g->threads;
     double *doubles = malloc((size_t)(2 * C * (parts + 1)) * sizeof(double));
-    REAL *reals = malloc((size_t)(5 * C) * sizeof(REAL));
+    REAL *reals = malloc((size_t)((1 + NAME(COEFFICIENTS)) * C) * sizeof(REAL));
     if (doubles && reals) {
         NAME(sums) sums = {reals, doubles, doubles + C};
-        NAME(coefficients) k = {reals + C, reals + 2 * C, reals + 3 * C, reals + 4 * C};
         NAME(sums) partial = {reals, doubles + 2 * C, doubles + (2 + parts) * C};
-        NAME(cut) cut = {t, parts, partial, k};
-        for (int64_t i = 0; i < C; i++) reals[i] = NAME(plane_shift)(t, i);
+        NAME(cut) cut = {g, parts, partial, NAME(coefficients_in)(reals + C, C)};
+        for (int64_t first = 0; first < C; first += BLOCK)
+            NAME(plane_shifts)(g, first, least(BLOCK, C - first), reals + first,
+                               NAME(coefficients_from)(cut.k, first));
         NAME(sum_cut)(&cut, sums);
-        if (!t->dy && NAME(shift_is_far)(t, sums, C)) {
-            NAME(move_shift)(t, sums, C);
+        if (!(g->what & PAIRED) && NAME(shift_is_far)(g, sums, C)) {
+            NAME(move_shift)(g, sums, C);
             NAME(sum_cut)(&cut, sums);
         }
-        NAME(finish_all)(t, sums, k);
-        if (t->out) in_parallel(t->threads, C * parts, NAME(map_parts), &cut);
+        NAME(finish_all)(g, sums, cut.k);
+        if (g->out) in_parallel(g->threads, C * parts, NAME(map_tasks), &cut);
     } else {
-        atomic_store(&t->out_of_memory, true);
+        atomic_store(g->out_of_memory, true);
     }
     free(doubles);
     free(reals);
 }
 
-static void NAME(planes)(step *t) {
-    int64_t most = (t->C + t->threads - 1) / t->threads; /* channels of the busiest thread */
+static void NAME(planes)(NAME(group) *g) {
+    int64_t most = (g->C + g->threads - 1) / g->threads; /* channels of the busiest thread */
     /* cutting reads a large input once more from memory, so a few idle threads are put up with */
-    if (t->threads > 1 && 4 * most * t->threads > 5 * t->C)
-        NAME(cut_channels)(t);
+    if (g->threads > 1 && 4 * most * g->threads > 5 * g->C)
+        NAME(cut_channels)(g);
     else
-        in_parallel(t->threads, t->C, NAME(whole_channels), t);
+        in_parallel(g->threads, g->C, NAME(whole_channels), g);
 }

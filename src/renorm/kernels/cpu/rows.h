@@ -6,7 +6,8 @@
  */
 
 typedef struct {
-    step *t;
+    const NAME(group) *g;
+    int64_t together;          /* rows of the tensor in one of ours */
     int64_t width, rows, rest; /* whole rows of `width` columns, and the columns left over */
     int64_t parts;
     REAL *shift;               /* (width,) */
@@ -27,19 +28,33 @@ INLINE int64_t NAME(first_row)(const NAME(table) *b, int64_t part) {
     return b->rows / b->parts * part + least(part, b->rows % b->parts);
 }
 
+/* The lanes of the n columns from number j on that are data. */
+INLINE I NAME(row_mask)(const NAME(table) *b, int64_t row, int64_t j, int64_t n, int what) {
+    I keep = {0};
+    if (!(what & MASKED)) return keep;
+    const uint8_t *mask = b->g->mask + row * b->together;
+    if (b->together == 1) return *mask ? ~keep : keep;
+    for (int64_t l = 0; l < n; l++) keep[l] = mask[(j + l) / b->g->C] ? -1 : 0;
+    return keep;
+}
+
 /* Adds `rows` rows to the sums of each column; two chains, so that additions need not wait. */
-INLINE void NAME(add_rows)(const NAME(table) *b, const ELEMENT *x, const ELEMENT *dy, int rows,
-                           REAL *sum, REAL *square, bool paired) {
+INLINE void NAME(add_rows)(const NAME(table) *b, int64_t row, int rows, REAL *sum, REAL *square,
+                           int what) {
     const int64_t width = b->width;
+    const NAME(group) *g = b->g;
     for (int64_t j = 0; j < width; j += LANES) {
         const V shift = NAME(load_real)(b->shift + j);
+        const V u = what & RELU ? NAME(load_real)(b->k.u + j) : shift;
+        const V w = what & RELU ? NAME(load_real)(b->k.w + j) : shift;
         V s0 = NAME(load_real)(sum + j), q0 = NAME(load_real)(square + j), s1 = {0}, q1 = {0};
         for (int r = 0; r < rows; r++) {
-            V v = NAME(load)(x + r * width + j) - shift;
-            V w = paired ? NAME(load)(dy + r * width + j) : v;
-            FETCH(NAME(moved)(x, (r + NAME(ROWS_AHEAD)) * width + j));
-            if (paired) FETCH(NAME(moved)(dy, (r + NAME(ROWS_AHEAD)) * width + j));
-            NAME(add)(r % 2 ? &s1 : &s0, r % 2 ? &q1 : &q0, v, w, paired);
+            const int64_t at = (row + r) * width + j;
+            FETCH(NAME(moved)(g->x + at, NAME(ROWS_AHEAD) * width));
+            if (what & PAIRED) FETCH(NAME(moved)(g->dy + at, NAME(ROWS_AHEAD) * width));
+            I keep = NAME(row_mask)(b, row + r, j, LANES, what);
+            NAME(add_at)(g, at, LANES, shift, u, w, keep, r % 2 ? &s1 : &s0, r % 2 ? &q1 : &q0,
+                         what);
         }
         NAME(store_real)(sum + j, s0 + s1);
         NAME(store_real)(square + j, q0 + q1);
@@ -47,16 +62,16 @@ INLINE void NAME(add_rows)(const NAME(table) *b, const ELEMENT *x, const ELEMENT
 }
 
 /* Adds the partial row at the end of the tensor. */
-INLINE void NAME(add_rest)(const NAME(table) *b, const ELEMENT *x, const ELEMENT *dy, REAL *sum,
-                           REAL *square, bool paired) {
+INLINE void NAME(add_rest)(const NAME(table) *b, REAL *sum, REAL *square, int what) {
     for (int64_t j = 0; j < b->rest; j += LANES) {
-        int64_t n = least(LANES, b->rest - j);
-        V v = n == LANES ? NAME(load)(x + j) : NAME(load_part)(x + j, n);
-        V w = v, s = NAME(load_real)(sum + j), q = NAME(load_real)(square + j);
-        if (paired) w = n == LANES ? NAME(load)(dy + j) : NAME(load_part)(dy + j, n);
-        I mask = NAME(numbers)() < (INTEGER)n;
-        v = NAME(kept)(v - NAME(load_real)(b->shift + j), mask);
-        NAME(add)(&s, &q, v, NAME(kept)(w, mask), paired);
+        const int64_t n = least(LANES, b->rest - j), at = b->rows * b->width + j;
+        const V shift = NAME(load_real)(b->shift + j);
+        const V u = what & RELU ? NAME(load_real)(b->k.u + j) : shift;
+        const V w = what & RELU ? NAME(load_real)(b->k.w + j) : shift;
+        V s = NAME(load_real)(sum + j), q = NAME(load_real)(square + j);
+        I keep = NAME(numbers)() < (INTEGER)n;
+        if (what & MASKED) keep &= NAME(row_mask)(b, b->rows, j, n, what);
+        NAME(add_at)(b->g, at, n, shift, u, w, keep, &s, &q, what | PARTIAL);
         NAME(store_real)(sum + j, s);
         NAME(store_real)(square + j, q);
     }
@@ -64,15 +79,14 @@ INLINE void NAME(add_rest)(const NAME(table) *b, const ELEMENT *x, const ELEMENT
 
 /* Moves the sums of columns into the sums of channels. */
 static void NAME(fold)(const NAME(table) *b, REAL *columns, double *channels) {
-    const int64_t C = b->t->C;
+    const int64_t C = b->g->C;
     for (int64_t j = 0; j < b->width; j += C)
         for (int64_t c = 0; c < C; c++) channels[c] += columns[j + c];
     memset(columns, 0, (size_t)b->width * sizeof(REAL));
 }
 
-INLINE void NAME(sum_rows_of)(const NAME(table) *b, int64_t part, bool paired) {
-    const int64_t C = b->t->C, width = b->width, stop = NAME(first_row)(b, part + 1);
-    const ELEMENT *x = b->t->x, *dy = b->t->dy;
+INLINE void NAME(sum_rows_as)(const NAME(table) *b, int64_t part, int what) {
+    const int64_t C = b->g->C, width = b->width, stop = NAME(first_row)(b, part + 1);
     REAL *sum = b->lanes + 2 * part * width, *square = sum + width;
     double *s = b->partial + 2 * part * C, *q = s + C;
     int64_t used = 0;
@@ -85,14 +99,12 @@ INLINE void NAME(sum_rows_of)(const NAME(table) *b, int64_t part, bool paired) {
             used = 0;
         }
         rows = stop - row >= NAME(ROWS) ? NAME(ROWS) : 1;
-        const ELEMENT *at = x + row * width, *beside = paired ? dy + row * width : NULL;
         if (rows == NAME(ROWS))
-            NAME(add_rows)(b, at, beside, NAME(ROWS), sum, square, paired);
+            NAME(add_rows)(b, row, NAME(ROWS), sum, square, what);
         else
-            NAME(add_rows)(b, at, beside, 1, sum, square, paired);
+            NAME(add_rows)(b, row, 1, sum, square, what);
     }
-    if (part == b->parts - 1)
-        NAME(add_rest)(b, x + stop * width, paired ? dy + stop * width : NULL, sum, square, paired);
+    if (part == b->parts - 1) NAME(add_rest)(b, sum, square, what);
     NAME(fold)(b, sum, s);
     NAME(fold)(b, square, q);
 }
@@ -100,144 +112,126 @@ INLINE void NAME(sum_rows_of)(const NAME(table) *b, int64_t part, bool paired) {
 static void NAME(sum_rows)(int64_t begin, int64_t end, void *context) {
     const NAME(table) *b = context;
     for (int64_t part = begin; part < end; part++) {
-        if (b->t->dy)
-            NAME(sum_rows_of)(b, part, true);
-        else
-            NAME(sum_rows_of)(b, part, false);
+        SPECIALIZED(b->g->what, NAME(sum_rows_as), b, part)
     }
 }
 
-INLINE V NAME(mapped_at)(const NAME(table) *b, int64_t j, V x, V dy, bool paired) {
-    V a = paired ? NAME(load_real)(b->k.a + j) : dy;
-    return NAME(mapped)(x - NAME(load_real)(b->k.m + j), dy, a, NAME(load_real)(b->k.b + j),
-                        NAME(load_real)(b->k.c + j), paired);
-}
-
-INLINE void NAME(map_rows_at)(const NAME(table) *b, int64_t row, int rows, bool paired) {
+INLINE void NAME(map_block)(const NAME(table) *b, int64_t row, int rows, int what) {
     const int64_t width = b->width;
-    const ELEMENT *x = (const ELEMENT *)b->t->x + row * width;
-    const ELEMENT *dy = paired ? (const ELEMENT *)b->t->dy + row * width : NULL;
-    ELEMENT *out = (ELEMENT *)b->t->out + row * width;
-    for (int64_t j = 0; j < width; j += LANES)
+    const NAME(group) *g = b->g;
+    for (int64_t j = 0; j < width; j += LANES) {
+        const NAME(terms) k = NAME(terms_at)(b->k, j, what);
         for (int r = 0; r < rows; r++) {
-            V v = NAME(load)(x + r * width + j);
-            V w = paired ? NAME(load)(dy + r * width + j) : v;
-            FETCH(NAME(moved)(x, (r - NAME(ROWS_BEHIND)) * width + j));
-            if (paired) FETCH(NAME(moved)(dy, (r - NAME(ROWS_BEHIND)) * width + j));
-            NAME(store)(out + r * width + j, NAME(mapped_at)(b, j, v, w, paired));
+            const int64_t at = (row + r) * width + j;
+            FETCH(NAME(moved)(g->x + at, -NAME(ROWS_BEHIND) * width));
+            if (what & PAIRED) FETCH(NAME(moved)(g->dy + at, -NAME(ROWS_BEHIND) * width));
+            NAME(map_at)(g, at, LANES, k, NAME(row_mask)(b, row + r, j, LANES, what), what);
         }
-}
-
-INLINE void NAME(map_rest)(const NAME(table) *b, bool paired) {
-    const int64_t start = b->rows * b->width;
-    const ELEMENT *x = (const ELEMENT *)b->t->x + start;
-    const ELEMENT *dy = paired ? (const ELEMENT *)b->t->dy + start : NULL;
-    ELEMENT *out = (ELEMENT *)b->t->out + start;
-    for (int64_t j = 0; j < b->rest; j += LANES) {
-        int64_t n = least(LANES, b->rest - j);
-        V v = n == LANES ? NAME(load)(x + j) : NAME(load_part)(x + j, n);
-        V w = v;
-        if (paired) w = n == LANES ? NAME(load)(dy + j) : NAME(load_part)(dy + j, n);
-        v = NAME(mapped_at)(b, j, v, w, paired);
-        if (n == LANES)
-            NAME(store)(out + j, v);
-        else
-            NAME(store_part)(out + j, v, n);
     }
 }
 
 /* From the last row to the first: the rows that were summed last are still in cache. */
-INLINE void NAME(map_rows_of)(const NAME(table) *b, int64_t part, bool paired) {
+INLINE void NAME(map_rows_as)(const NAME(table) *b, int64_t part, int what) {
     const int64_t start = NAME(first_row)(b, part);
     int64_t row = NAME(first_row)(b, part + 1);
-    if (part == b->parts - 1) NAME(map_rest)(b, paired);
-    for (; row - start >= 4; row -= 4) NAME(map_rows_at)(b, row - 4, 4, paired);
-    for (; row > start; row--) NAME(map_rows_at)(b, row - 1, 1, paired);
+    for (int64_t j = 0; part == b->parts - 1 && j < b->rest; j += LANES) {
+        const int64_t n = least(LANES, b->rest - j);
+        NAME(map_at)(b->g, b->rows * b->width + j, n, NAME(terms_at)(b->k, j, what),
+                     NAME(row_mask)(b, b->rows, j, n, what), what);
+    }
+    for (; row - start >= 4; row -= 4) NAME(map_block)(b, row - 4, 4, what);
+    for (; row > start; row--) NAME(map_block)(b, row - 1, 1, what);
 }
 
 static void NAME(map_rows)(int64_t begin, int64_t end, void *context) {
     const NAME(table) *b = context;
     for (int64_t part = begin; part < end; part++) {
-        if (b->t->dy)
-            NAME(map_rows_of)(b, part, true);
-        else
-            NAME(map_rows_of)(b, part, false);
+        SPECIALIZED(b->g->what, NAME(map_rows_as), b, part)
     }
+}
+
+/* Repeats the C values in front of each array of `width`. */
+static void NAME(repeat)(const NAME(table) *b, REAL *values, int arrays) {
+    const int64_t C = b->g->C;
+    for (int i = 0; i < arrays; i++)
+        for (int64_t j = C; j < b->width; j += C)
+            memcpy(values + i * b->width + j, values + i * b->width, (size_t)C * sizeof(REAL));
 }
 
 /* Sums of all channels about `sums.shift`, the parts added in their order. */
 static void NAME(sum_table)(NAME(table) *b, NAME(sums) sums) {
-    const int64_t C = b->t->C;
-    for (int64_t j = 0; j < b->width; j += C)
-        memcpy(b->shift + j, sums.shift, (size_t)C * sizeof(REAL));
-    in_parallel(b->t->threads, b->parts, NAME(sum_rows), b);
+    const int64_t C = b->g->C;
+    memcpy(b->shift, sums.shift, (size_t)C * sizeof(REAL));
+    NAME(repeat)(b, b->shift, 1);
+    in_parallel(b->g->threads, b->parts, NAME(sum_rows), b);
     memcpy(sums.s, b->partial, (size_t)(2 * C) * sizeof(double)); /* q lies behind s in both */
     for (int64_t part = 1; part < b->parts; part++)
         for (int64_t i = 0; i < 2 * C; i++) sums.s[i] += b->partial[2 * part * C + i];
 }
 
-/* What the sums are taken about: the mean of the first rows, or the saved mean. */
-static void NAME(row_shift)(const step *t, double *scratch, REAL *shift) {
-    const int64_t C = t->C, rows = least(16, t->N);
-    if (t->dy) {
-        memcpy(shift, t->mean, (size_t)C * sizeof(REAL));
-        return;
-    }
+/* What the sums are taken about: the mean of the first rows that are data. */
+static void NAME(row_shift)(const NAME(group) *g, double *scratch, REAL *shift) {
+    const int64_t C = g->C, rows = least(16, g->N * g->S);
+    double count = 0;
     memset(scratch, 0, (size_t)C * sizeof(double));
-    for (int64_t row = 0; row < rows; row++)
+    for (int64_t row = 0; row < rows; row++) {
+        if (g->mask && !g->mask[row]) continue;
+        count++;
         for (int64_t c = 0; c < C; c += LANES) {
-            const ELEMENT *x = (const ELEMENT *)t->x + row * C + c;
-            int64_t n = least(LANES, C - c);
-            V v = n == LANES ? NAME(load)(x) : NAME(load_part)(x, n);
+            const int64_t n = least(LANES, C - c);
+            V v = NAME(read)(g->x + row * C + c, n);
             for (int64_t l = 0; l < n; l++) scratch[c + l] += v[l];
         }
-    for (int64_t c = 0; c < C; c++) shift[c] = (REAL)(scratch[c] / (double)rows);
+    }
+    for (int64_t c = 0; c < C; c++) shift[c] = (REAL)(scratch[c] / (count < 1 ? 1 : count));
 }
 
-/* Repeats the C coefficients in front for all columns. */
-static void NAME(repeat)(const NAME(table) *b) {
-    REAL *const all[] = {b->k.m, b->k.a, b->k.b, b->k.c};
-    const int64_t C = b->t->C;
-    for (int i = 0; i < 4; i++)
-        for (int64_t j = C; j < b->width; j += C) memcpy(all[i] + j, all[i], (size_t)C * sizeof(REAL));
+static void NAME(row_shifts)(const NAME(table) *b, NAME(sums) sums) {
+    const NAME(group) *g = b->g;
+    if (!(g->what & PAIRED)) {
+        NAME(row_shift)(g, sums.s, sums.shift);
+        return;
+    }
+    for (int64_t i = 0; i < g->C; i += BLOCK)
+        NAME(prepare_backward)(g, i, least(BLOCK, g->C - i), sums.shift + i,
+                               NAME(coefficients_from)(b->k, i));
+    if (g->what & RELU) NAME(repeat)(b, b->k.u, 2); /* w lies behind u */
 }
 
 static void NAME(run_table)(NAME(table) *b, NAME(sums) sums) {
-    step *t = b->t;
-    NAME(row_shift)(t, sums.s, sums.shift);
+    const NAME(group) *g = b->g;
+    NAME(row_shifts)(b, sums);
     NAME(sum_table)(b, sums);
-    if (!t->dy && NAME(shift_is_far)(t, sums, t->C)) {
-        NAME(move_shift)(t, sums, t->C);
+    if (!(g->what & PAIRED) && NAME(shift_is_far)(g, sums, g->C)) {
+        NAME(move_shift)(g, sums, g->C);
         NAME(sum_table)(b, sums);
     }
-    NAME(finish_all)(t, sums, b->k);
-    if (!t->out) return;
-    NAME(repeat)(b);
-    in_parallel(t->threads, b->parts, NAME(map_rows), b);
+    NAME(finish_all)(g, sums, b->k);
+    if (!g->out) return;
+    NAME(repeat)(b, b->k.m, 4); /* a, b and c lie behind m */
+    in_parallel(g->threads, b->parts, NAME(map_rows), b);
 }
 
-static void NAME(rows)(step *t) {
+static void NAME(rows)(NAME(group) *g) {
+    const int64_t C = g->C, M = g->N * g->S;
     int64_t together = 1;
     /* four vectors at least, so that additions to one do not wait for those before */
-    while (t->C * together % LANES || t->C * together < 4 * LANES) together *= 2;
-    const int64_t C = t->C, width = C * together;
-    NAME(table) b = {.t = t, .width = width};
-    b.rows = t->N / together;
-    b.rest = t->N % together * C;
-    b.parts = least(t->threads, b.rows > 0 ? b.rows : 1);
-    b.lanes = malloc((size_t)((2 * b.parts + 5) * width + C) * sizeof(REAL));
+    while (C * together % LANES || C * together < 4 * LANES) together *= 2;
+    const int64_t width = C * together;
+    NAME(table) b = {.g = g, .together = together, .width = width};
+    b.rows = M / together;
+    b.rest = M % together * C;
+    b.parts = least(g->threads, b.rows > 0 ? b.rows : 1);
+    b.lanes = malloc((size_t)((2 * b.parts + 1 + NAME(COEFFICIENTS)) * width + C) * sizeof(REAL));
     b.partial = malloc((size_t)(2 * (b.parts + 1) * C) * sizeof(double));
     if (b.lanes && b.partial) {
-        REAL *free_reals = b.lanes + 2 * b.parts * width;
         double *totals = b.partial + 2 * b.parts * C;
-        NAME(coefficients) k = {free_reals, free_reals + width, free_reals + 2 * width,
-                                free_reals + 3 * width};
-        b.k = k;
-        b.shift = free_reals + 4 * width;
-        NAME(sums) sums = {b.shift + width, totals, totals + C};
+        b.shift = b.lanes + 2 * b.parts * width;
+        b.k = NAME(coefficients_in)(b.shift + width, width);
+        NAME(sums) sums = {b.shift + (1 + NAME(COEFFICIENTS)) * width, totals, totals + C};
         NAME(run_table)(&b, sums);
     } else {
-        atomic_store(&t->out_of_memory, true);
+        atomic_store(g->out_of_memory, true);
     }
     free(b.lanes);
     free(b.partial);

@@ -9,6 +9,7 @@
 
 typedef REAL V __attribute__((vector_size(VECTOR_BYTES)));
 typedef INTEGER I __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint8_t NAME(bytes) __attribute__((vector_size(VECTOR_BYTES / sizeof(REAL))));
 typedef ELEMENT NAME(packed) __attribute__((vector_size(VECTOR_BYTES / sizeof(REAL) * sizeof(ELEMENT))));
 
 INLINE V NAME(splat)(REAL value) { return value - (V){0}; }
@@ -94,6 +95,16 @@ INLINE V NAME(load_real)(const REAL *p) {
     V value;
     memcpy(&value, p, sizeof value);
     return value;
+}
+
+/* The lanes of n values whose bytes are not 0. */
+INLINE I NAME(load_mask)(const uint8_t *p, int64_t n) {
+    NAME(bytes) packed = {0};
+    if (n == LANES)
+        memcpy(&packed, p, sizeof packed);
+    else
+        memcpy(&packed, p, (size_t)n);
+    return __builtin_convertvector(packed, I) != 0;
 }
 
 INLINE void NAME(store_real)(REAL *p, V value) { memcpy(p, &value, sizeof value); }
