@@ -153,6 +153,19 @@ def test_threads_change_results_by_rounding_alone(shape: tuple[int, ...], layout
 
 
 @pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("microbatch", [1, 4, 20])
+def test_groups_side_by_side_are_repeatable_to_the_bit(microbatch: int, layout: str) -> None:
+    x, dy = _large((37, 6, 40, 31), layout, torch.float32)
+    mask = torch.rand(37, 40, 31) < 0.7
+    call = _call(x, microbatch=microbatch, mask=mask, relu=True)
+    first = _results(call, dy)
+    for _ in range(3):
+        again = _results(call, dy)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_calls_from_many_threads_agree() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -271,9 +284,10 @@ def test_strided_parameters_of_other_dtypes() -> None:
             torch.testing.assert_close(a, b)
 
 
-def test_batch_mean_is_that_of_a_run() -> None:
+@pytest.mark.parametrize("microbatch", [None, 1, 3])
+def test_batch_mean_is_that_of_a_run(microbatch: int | None) -> None:
     for shape in SHAPES:
-        call = _call(100 + torch.randn(shape))
+        call = _call(100 + torch.randn(shape), microbatch=microbatch)
         assert torch.equal(kernels.batch_mean(call, "cpu"), kernels.run(call, "cpu").batch_mean)
 
 
@@ -293,13 +307,39 @@ def _first(leaves: list[Tensor], mean: Tensor, var: Tensor) -> tuple[Tensor, ...
     return leaves[0], mean, var, leaves[1], leaves[2]
 
 
-def test_second_derivatives_are_those_of_the_native_operations() -> None:
-    dy, ddx = torch.randn(2, 5, 3, 4).double().unbind()
+SECOND = [
+    {},
+    {"relu": True},
+    {"microbatch": 2},
+    {"microbatch": 2, "masked": True, "relu": True},
+    {"masked": True},
+    {"residual": True, "relu": True},
+]
+
+
+@pytest.mark.parametrize("what", SECOND, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_second_derivatives_are_those_of_the_composition(what: dict, layout: Any) -> None:
+    case = Case("any", (5, 3, 4, 2), torch.float64, layout=layout, **what)
+    t = inputs(case)
+    ddx = torch.randn(case.shape, dtype=torch.float64)
     results = []
-    for kernel in ("cpu", "aten"):
-        leaves = _leaves()
-        (dx,) = torch.autograd.grad(_y(leaves, kernel), leaves[0], dy, create_graph=True)
-        results.append((dx.detach(), *torch.autograd.grad(dx, leaves[:2], ddx)))
+    for kernel in ("cpu", "composite"):
+        given = (t.x, t.weight, t.bias, t.residual)
+        x, weight, bias, residual = (
+            None if v is None else v.clone().requires_grad_() for v in given
+        )
+        leaves = [v for v in (x, weight, bias, residual) if v is not None]
+        dy = t.dy.clone().requires_grad_()
+        r_max, d_max = case.limits
+        y, _, _ = batch_renorm(
+            x, t.running_mean, t.running_var, weight, bias, r_max=r_max, d_max=d_max,
+            mask=t.mask, microbatch=case.microbatch, residual=residual, relu=case.relu,
+            kernel=kernel,
+        )  # fmt: skip
+        first = torch.autograd.grad(y, leaves, dy, create_graph=True)
+        second = torch.autograd.grad(first[0], [x, weight, dy], ddx)
+        results.append([v.detach() for v in (*first, *second)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -56,10 +56,12 @@ static void NAME(run_groups)(int64_t begin, int64_t end, void *context) {
     for (int64_t index = begin; index < end; index++) {
         NAME(group) g = NAME(group_of)(b, index);
         b->values[index] = g.values;
-        if (g.rows)
-            NAME(rows)(&g);
-        else
+        if (!g.rows)
             NAME(planes)(&g);
+        else if (NAME(columns_per_block)(&g))
+            NAME(columns)(&g);
+        else
+            NAME(rows)(&g);
     }
 }
 

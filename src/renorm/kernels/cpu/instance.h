@@ -15,6 +15,7 @@ static void NAME(finish_all)(const NAME(group) *g, NAME(sums) sums, NAME(coeffic
 }
 
 #include "planes.h"
+#include "columns.h"
 #include "rows.h"
 #include "groups.h"
 

@@ -145,18 +145,12 @@ static void NAME(map_part)(const NAME(group) *g, NAME(part) part, NAME(coefficie
 
 /* What the sums of a channel are taken about: the mean of its first values that are data. */
 static REAL NAME(plane_shift)(const NAME(group) *g, int64_t channel) {
-    const ELEMENT *x = g->x + channel * g->S;
-    const int64_t n = least(64, g->S);
-    double sum = 0, count = 0;
-    for (int64_t i = 0; i < n; i += LANES) {
-        int64_t lanes = least(LANES, n - i);
-        V v = NAME(read)(x + i, lanes);
-        I keep = NAME(numbers)() < (INTEGER)lanes;
-        if (g->mask) keep &= NAME(load_mask)(g->mask + i, lanes);
-        sum += NAME(total)(NAME(kept)(v, keep));
-        for (int l = 0; l < (int)LANES; l++) count -= (double)keep[l];
-    }
-    return (REAL)(sum / (count < 1 ? 1 : count));
+    const int64_t n = least(LANES, g->S);
+    I keep = NAME(numbers)() < (INTEGER)n;
+    if (g->mask) keep &= NAME(load_mask)(g->mask, n);
+    V sum = NAME(kept)(NAME(read)(g->x + channel * g->S, n), keep);
+    double count = NAME(total)(NAME(kept)(NAME(splat)(1), keep));
+    return (REAL)(NAME(total)(sum) / (count < 1 ? 1 : count));
 }
 
 static void NAME(plane_shifts)(const NAME(group) *g, int64_t first, int64_t channels, REAL *shift,

@@ -1,4 +1,4 @@
-/* Template: (M, C), rows of channels: 2-D input and channels-last maps.
+/* Template: (M, C), many rows of channels: channels-last maps.
  *
  * Several rows are taken as one of `width` columns, so that the width is a multiple of the vector and
  * no channel count needs a tail; column j belongs to channel j % C. Only the end of the tensor may

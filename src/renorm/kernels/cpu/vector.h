@@ -26,10 +26,13 @@ INLINE I NAME(numbers)(void) {
 /* The value in the lanes of the mask, 0 elsewhere, whatever is there. */
 INLINE V NAME(kept)(V value, I mask) { return (V)((I)value & mask); }
 
+/* The sum of all lanes, by halves: a chain of one addition a lane would take longer than a plane. */
 INLINE double NAME(total)(V value) {
-    double result = 0;
-    for (int l = 0; l < (int)LANES; l++) result += value[l];
-    return result;
+    double sums[LANES];
+    for (int l = 0; l < (int)LANES; l++) sums[l] = value[l];
+    for (int half = (int)LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) sums[l] += sums[l + half];
+    return sums[0];
 }
 
 #if DTYPE_IS_BFLOAT16
