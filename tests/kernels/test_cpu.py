@@ -307,6 +307,10 @@ def _first(leaves: list[Tensor], mean: Tensor, var: Tensor) -> tuple[Tensor, ...
     return leaves[0], mean, var, leaves[1], leaves[2]
 
 
+def _leaf(t: Tensor | None) -> Any:
+    return None if t is None else t.clone().requires_grad_()
+
+
 SECOND = [
     {},
     {"relu": True},
@@ -325,10 +329,7 @@ def test_second_derivatives_are_those_of_the_composition(what: dict, layout: Any
     ddx = torch.randn(case.shape, dtype=torch.float64)
     results = []
     for kernel in ("cpu", "composite"):
-        given = (t.x, t.weight, t.bias, t.residual)
-        x, weight, bias, residual = (
-            None if v is None else v.clone().requires_grad_() for v in given
-        )
+        x, weight, bias, residual = map(_leaf, (t.x, t.weight, t.bias, t.residual))
         leaves = [v for v in (x, weight, bias, residual) if v is not None]
         dy = t.dy.clone().requires_grad_()
         r_max, d_max = case.limits

@@ -37,6 +37,7 @@ INLINE void NAME(sum_columns)(const NAME(group) *g, int64_t j, int64_t n, int ve
         stop = least(M, row + NAME(COLUMN_FLUSH));
         for (; row < stop; row++) {
             const I keep = NAME(column_mask)(g, row, what) & some;
+            UNROLLED
             for (int i = 0; i < vectors; i++) {
                 const int64_t at = row * g->C + j + i * LANES;
                 FETCH((uintptr_t)(g->x + at) + (uintptr_t)(NAME(FETCHED_ROWS) * g->C) * sizeof(ELEMENT));
@@ -45,6 +46,7 @@ INLINE void NAME(sum_columns)(const NAME(group) *g, int64_t j, int64_t n, int ve
                              sums + i, squares + i, what | part);
             }
         }
+        UNROLLED
         for (int i = 0; i < vectors; i++) {
             NAME(store_real)(lanes, sums[i]);
             for (int l = 0; l < (int)LANES; l++) s[i * LANES + l] += lanes[l];
@@ -58,9 +60,11 @@ INLINE void NAME(sum_columns)(const NAME(group) *g, int64_t j, int64_t n, int ve
 INLINE void NAME(map_columns)(const NAME(group) *g, int64_t j, int64_t n, int vectors,
                               NAME(coefficients) k, int what) {
     NAME(terms) terms[NAME(TOGETHER)];
+    UNROLLED
     for (int i = 0; i < vectors; i++) terms[i] = NAME(terms_at)(k, i * LANES, what);
     for (int64_t row = g->N * g->S - 1; row >= 0; row--) {
         const I keep = NAME(column_mask)(g, row, what);
+        UNROLLED
         for (int i = 0; i < vectors; i++)
             NAME(map_at)(g, row * g->C + j + i * LANES, n, terms[i], keep, what);
     }

@@ -43,6 +43,9 @@ enum {
         function(__VA_ARGS__, what);                                                               \
     }
 
+/* Of a loop over vectors that are to stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
+
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE double widened_half(uint16_t half) {
