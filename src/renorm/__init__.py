@@ -17,10 +17,15 @@ from renorm.inspection import summary as summary
 from renorm.nn import BatchRenorm1d as BatchRenorm1d
 from renorm.nn import BatchRenorm2d as BatchRenorm2d
 from renorm.nn import BatchRenorm3d as BatchRenorm3d
+from renorm.nn import BatchRenormAct1d as BatchRenormAct1d
 from renorm.nn import BatchRenormAct2d as BatchRenormAct2d
+from renorm.nn import BatchRenormAct3d as BatchRenormAct3d
 from renorm.nn import LazyBatchRenorm1d as LazyBatchRenorm1d
 from renorm.nn import LazyBatchRenorm2d as LazyBatchRenorm2d
 from renorm.nn import LazyBatchRenorm3d as LazyBatchRenorm3d
+from renorm.nn import LazyBatchRenormAct1d as LazyBatchRenormAct1d
+from renorm.nn import LazyBatchRenormAct2d as LazyBatchRenormAct2d
+from renorm.nn import LazyBatchRenormAct3d as LazyBatchRenormAct3d
 from renorm.nn import freeze as freeze
 from renorm.nn import unfreeze as unfreeze
 
