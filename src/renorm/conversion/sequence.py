@@ -65,4 +65,5 @@ def _runs_in_order(module: nn.Module) -> bool:
         isinstance(module, nn.Sequential)
         and type(module).forward is nn.Sequential.forward
         and "forward" not in module.__dict__
+        and None not in module._modules.values()
     )
