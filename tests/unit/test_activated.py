@@ -40,6 +40,7 @@ def results(layer: Any, residual: bool = False, steps: int = 2) -> list[Tensor]:
     g = torch.Generator().manual_seed(2)
     found: list[Tensor] = []
     shape = SHAPES.get(type(layer), (4, 4, 3, 3))
+    x = other = torch.empty(shape)
     for _ in range(steps):
         x, other, dy = (torch.randn(shape, generator=g) for _ in range(3))
         leaves = [x.requires_grad_(), *([other.requires_grad_()] if residual else [])]

@@ -84,7 +84,7 @@ class BatchRenormAct(BatchRenorm):
 def _passes(drop: nn.Module) -> bool:
     """Whether the module returns what it is given."""
     if type(drop) in _DROPOUTS:
-        return drop.p == 0 or not drop.training
+        return not drop.training or bool(drop.p == 0)
     return type(drop) is nn.Identity
 
 
