@@ -163,6 +163,13 @@ def test_fused_model_converts_and_freezes_and_sums_up() -> None:
     assert model[1].frozen
 
 
+def test_calibrates_alike() -> None:
+    batches = [torch.randn(4, 3, 9, 9) for _ in range(2)]
+    ours, plain = (renorm.calibrate(m, batches) for m in (fuse(network()), network()))
+    for a, b in zip(state(ours).values(), state(plain).values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_selection() -> None:
     assert fused(fuse(network(), include="3.*")) == ["3.0.1"]
     assert fused(fuse(network(), exclude=["3.*", "1"])) == ["4.1"]

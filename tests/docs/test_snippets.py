@@ -18,12 +18,11 @@ def _code(block: str) -> str:
     return textwrap.dedent(block).partition("\n")[2].removesuffix("```")
 
 
+PYTHON = re.compile(r"^ *```python\n.*?```", re.DOTALL | re.MULTILINE)
 SNIPPETS = [
     pytest.param(_code(block), id=f"{path.name}-{i}")
     for path in (ROOT / "README.md", ROOT / "docs" / "howto.md", ROOT / "docs" / "semantics.md")
-    for i, block in enumerate(
-        re.findall(r"^ *```python\n.*?```", path.read_text(), re.DOTALL | re.M)
-    )
+    for i, block in enumerate(PYTHON.findall(path.read_text()))
 ]
 
 
