@@ -103,9 +103,13 @@ def unfuse(model: M) -> M:
             "undo. A BatchRenormAct layer that was built as one stays one."
         )
     places = places_of_relu(model)
-    lost = [f"  {name} {LOST}" for layer, name in layers.items() if layer not in places]
+    lost = [name or "the model" for layer, name in layers.items() if layer not in places]
     if lost:
-        raise ArgumentError("\n".join(["These layers cannot be undone:", *lost, "Put it back."]))
+        lines = "\n".join(f"  {name} {LOST}" for name in lost)
+        raise ArgumentError(
+            f"These layers cannot be parted:\n{lines}\nNothing was changed. Put an nn.Identity "
+            "behind each of them in its nn.Sequential, and give the model that holds both."
+        )
     for layer in layers:
         separate(layer, places[layer])
     return model

@@ -20,8 +20,8 @@ class BatchRenormAct(BatchRenorm):
 
         y = act(drop(norm(x)) + residual)
 
-    The state is that of the norm: the five entries of nn.BatchNorm. The 1d, 2d and 3d classes
-    also check the rank of their input.
+    The state is that of the norm, the five entries of nn.BatchNorm, and of ``act`` and ``drop`` if
+    they have any. The 1d, 2d and 3d classes also check the rank of their input.
 
     The kernel does it all in one call where ``act`` is an nn.ReLU (``inplace`` or not: the output
     is a new tensor either way) and ``drop`` does nothing: nn.Identity, or one of torch's dropouts
