@@ -73,19 +73,19 @@ class BatchRenormAct(BatchRenorm):
     @property
     def fused(self) -> bool:
         """Whether norm, residual and activation are one operation now, and not one by one."""
+        act, drop = self.act, self.drop  # once: nn.Module looks them up slowly
         return (
-            type(self.act) is nn.ReLU
-            and _passes(self.drop)
-            and not (watched(self.act) or watched(self.drop))
-            and not _has_any_global_hook()
+            type(act) is nn.ReLU
+            and _passes(drop)
+            and not (watched(act) or watched(drop) or _has_any_global_hook())
         )
 
 
 def _passes(drop: nn.Module) -> bool:
     """Whether the module returns what it is given."""
-    if type(drop) in _DROPOUTS:
-        return not drop.training or bool(drop.p == 0)
-    return type(drop) is nn.Identity
+    if type(drop) is nn.Identity:
+        return True
+    return type(drop) in _DROPOUTS and (not drop.training or bool(drop.p == 0))
 
 
 class BatchRenormAct1d(BatchRenormAct, BatchRenorm1d):
