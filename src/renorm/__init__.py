@@ -1,7 +1,8 @@
 """Batch normalization for the batches people really have.
 
-Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``), their schedules (``limits``),
-and whole models: ``convert``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``.
+Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``, and with an activation
+``BatchRenormAct1d``, ``2d``, ``3d``), their schedules (``limits``), and whole models: ``convert``,
+``fuse``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``.
 """
 
 from renorm import functional as functional
@@ -9,7 +10,9 @@ from renorm import limits as limits
 from renorm import nn as nn
 from renorm.calibration import calibrate as calibrate
 from renorm.conversion import convert as convert
+from renorm.conversion import fuse as fuse
 from renorm.conversion import to_batchnorm as to_batchnorm
+from renorm.conversion import unfuse as unfuse
 from renorm.errors import ArgumentError as ArgumentError
 from renorm.errors import ConversionError as ConversionError
 from renorm.errors import RenormError as RenormError
@@ -17,10 +20,15 @@ from renorm.inspection import summary as summary
 from renorm.nn import BatchRenorm1d as BatchRenorm1d
 from renorm.nn import BatchRenorm2d as BatchRenorm2d
 from renorm.nn import BatchRenorm3d as BatchRenorm3d
+from renorm.nn import BatchRenormAct1d as BatchRenormAct1d
 from renorm.nn import BatchRenormAct2d as BatchRenormAct2d
+from renorm.nn import BatchRenormAct3d as BatchRenormAct3d
 from renorm.nn import LazyBatchRenorm1d as LazyBatchRenorm1d
 from renorm.nn import LazyBatchRenorm2d as LazyBatchRenorm2d
 from renorm.nn import LazyBatchRenorm3d as LazyBatchRenorm3d
+from renorm.nn import LazyBatchRenormAct1d as LazyBatchRenormAct1d
+from renorm.nn import LazyBatchRenormAct2d as LazyBatchRenormAct2d
+from renorm.nn import LazyBatchRenormAct3d as LazyBatchRenormAct3d
 from renorm.nn import freeze as freeze
 from renorm.nn import unfreeze as unfreeze
 

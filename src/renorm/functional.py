@@ -138,15 +138,8 @@ def check(call: Call, single: str) -> None:
     for t in (call.running_mean, call.running_var, call.weight, call.bias):
         if t is not None and (t.shape != shape or t.device != device):
             raise _mismatch(call)
-    residual = call.residual
-    if residual is not None and (
-        residual.shape != x.shape or residual.dtype != x.dtype or residual.device != x.device
-    ):
-        raise ArgumentError(
-            f"residual is added to the output and must be like x, {x.dtype} of shape "
-            f"{tuple(x.shape)} on {x.device}; got {residual.dtype} of shape "
-            f"{tuple(residual.shape)} on {residual.device}."
-        )
+    if call.residual is not None:
+        check_residual(x, call.residual)
     _check_limits(call)
     check_settings(call.momentum, call.eps, call.microbatch, single)
     if call.mask is not None:
@@ -200,6 +193,16 @@ def check_settings(
     if single not in ("raise", "running"):
         raise ArgumentError(f"single must be 'raise' or 'running', got {single!r}.")
     kernels.check_name(kernel)
+
+
+def check_residual(x: Tensor, residual: Tensor) -> None:
+    """Refuse a residual that could be added only by broadcasting or converting it."""
+    if residual.shape != x.shape or residual.dtype != x.dtype or residual.device != x.device:
+        raise ArgumentError(
+            f"residual is added to the output and must be like x, {x.dtype} of shape "
+            f"{tuple(x.shape)} on {x.device}; got {residual.dtype} of shape "
+            f"{tuple(residual.shape)} on {residual.device}."
+        )
 
 
 def check_mask(x: Tensor, mask: Tensor) -> None:

@@ -9,10 +9,10 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from renorm.limits import Limits
-from renorm.nn import BatchRenorm
+from renorm.nn import BatchRenorm, BatchRenormAct
 
 _WIDTH = 100
-_HEADER = ("layer", "type", "C", "step", "r_max", "d_max", "set", "statistics")
+_HEADER = ("layer", "type", "C", "step", "r_max", "d_max", "set", "statistics", "then")
 _NUMBERS = _HEADER[2:6]
 
 
@@ -35,6 +35,8 @@ class LayerSummary:
         statistics: what becomes of the running statistics: ``"updated"``, ``"frozen"``,
             ``"not updated"`` (``track_running_stats`` was switched off), ``"not initialized"``
             (lazy), ``"none"``, or for batch renorm ``"no reference: batch norm"``.
+        then: what an activated layer does to the normalized values: ``"fused with ReLU"`` where
+            it is one operation with the norm, else the classes of its modules in order.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LayerSummary:
     microbatch: int | None
     frozen: bool
     statistics: str
+    then: str = ""
 
     def settings(self) -> str:
         """What is usually the same for many layers, in words: schedule, then the rest."""
@@ -77,6 +80,8 @@ class Summary:
             keys.setdefault(row.settings(), f"{len(keys) + 1}")
         table = [_HEADER, *(_cells(row, keys[row.settings()]) for row in self.rows)]
         legend = [f"set {key}: " + text.replace("\n", "\n       ") for text, key in keys.items()]
+        if not any(row.then for row in self.rows):
+            table = [cells[:-1] for cells in table]
         return "\n".join([*_aligned(table), "", *legend])
 
 
@@ -127,6 +132,7 @@ def _row(name: str, layer: _BatchNorm) -> LayerSummary:
         microbatch,
         frozen,
         _statistics(layer, frozen),
+        _then(layer),
     )
 
 
@@ -159,10 +165,20 @@ def _statistics(layer: _BatchNorm, frozen: bool) -> str:
     return "updated" if layer.track_running_stats else "not updated"
 
 
+def _then(layer: _BatchNorm) -> str:
+    if not isinstance(layer, BatchRenormAct):
+        return ""
+    if layer.fused:
+        return "fused with ReLU"
+    return ", ".join(
+        type(m).__name__ for m in (layer.drop, layer.act) if type(m) is not nn.Identity
+    )
+
+
 def _cells(row: LayerSummary, key: str) -> tuple[str, ...]:
     channels, step = ("-" if n is None else str(n) for n in (row.channels, row.step))
     limits = (f"{row.r_max:.3g}", f"{row.d_max:.3g}")
-    return (row.name or "(model)", row.type, channels, step, *limits, key, row.statistics)
+    return (row.name or "(model)", row.type, channels, step, *limits, key, row.statistics, row.then)
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
@@ -173,9 +189,10 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    # the last title has no cells where no layer activates
     padded = [
         cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
-        for cell, width, title in zip(cells, widths, _HEADER, strict=True)
+        for cell, width, title in zip(cells, widths, _HEADER, strict=False)
     ]
     return "  ".join(padded).rstrip()
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from renorm import limits
 from support.cases import HALF, Case, Inputs, inputs
 from support.oracle import expected
-from support.subjects import BATCH_NORM, Subject, fill, step
+from support.subjects import BATCH_NORM, Subject, arguments, fill, full_step, step
 from support.tolerance import assert_close, bound
 
 STATE = {"running_mean", "running_var", "num_batches_tracked"}
@@ -43,7 +43,7 @@ def check(
     when: Callable[[Subject, Case], bool] = lambda s, c: True,
 ) -> Callable[[Callable[[Subject, Case], None]], Callable[[Subject, Case], None]]:
     def register(run: Callable[[Subject, Case], None]) -> Callable[[Subject, Case], None]:
-        CHECKS.append(Check(run, lambda s, c: s.takes(c) and when(s, c)))
+        CHECKS.append(Check(run, lambda s, c: s.serves(c) and when(s, c)))
         return run
 
     return register
@@ -66,6 +66,12 @@ def _state(layer: Any) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in layer.state_dict().items()}
 
 
+def _followed(case: Case, t: Inputs, y: Tensor) -> Tensor:
+    """What follows the normalization, done to its output."""
+    y = y if t.residual is None else y + t.residual
+    return y.relu() if case.relu else y
+
+
 @check(when=_agrees)
 def forward_matches_the_reference(subject: Subject, case: Case) -> None:
     layer, t = _made(subject, case)
@@ -78,8 +84,10 @@ def forward_matches_the_reference(subject: Subject, case: Case) -> None:
 def gradients_match_the_reference(subject: Subject, case: Case) -> None:
     layer, t = _made(subject, case)
     exact = expected(case, t)
-    _, dx = step(layer, t)
+    _, dx, dresidual = full_step(layer, t)
     assert_close("dx", dx, exact.dx, case.dtype, scale=exact.dx_scale, offset=exact.offset)
+    if exact.dresidual is not None and case.residual:
+        assert_close("dresidual", dresidual, exact.dresidual, case.dtype)
     if case.affine:
         assert_close(
             "dweight", layer.weight.grad, exact.dweight, case.dtype,
@@ -118,7 +126,7 @@ def second_step_uses_the_statistics_of_the_first(subject: Subject, case: Case) -
     assert_close("y", y, exact.y, case.dtype, offset=exact.offset)
 
 
-@check(when=lambda s, c: s.takes(c) and BATCH_NORM.takes(c) and c.dtype == torch.float32)
+@check(when=lambda s, c: BATCH_NORM.serves(c) and c.dtype == torch.float32)
 def never_worse_than_batch_norm(subject: Subject, case: Case) -> None:
     plain = replace(case, limits=(1.0, 0.0))
     layer, t = _made(subject, plain)
@@ -137,7 +145,7 @@ def never_worse_than_batch_norm(subject: Subject, case: Case) -> None:
         assert error <= allowed, f"{name}: error {error:.3g}, nn.BatchNorm's {allowed:.3g}"
 
 
-@check(when=lambda s, c: BATCH_NORM.takes(c))
+@check(when=lambda s, c: BATCH_NORM.serves(c))
 def limits_of_one_and_zero_are_batch_norm(subject: Subject, case: Case) -> None:
     plain = replace(case, limits=(1.0, 0.0))
     layer, t = _made(subject, plain)
@@ -154,10 +162,9 @@ def limits_of_one_and_zero_are_batch_norm(subject: Subject, case: Case) -> None:
 def unclipped_training_is_inference(subject: Subject, case: Case) -> None:
     open_case = replace(case, limits=(float("inf"), float("inf")))
     layer, t = _made(subject, open_case)
-    arguments = (t.x,) if t.mask is None else (t.x, t.mask)
     with torch.no_grad():
-        inference = layer.eval()(*arguments)
-        training = layer.train()(*arguments)
+        inference = layer.eval()(t.x, **arguments(t))
+        training = layer.train()(t.x, **arguments(t))
     exact = expected(open_case, t)
     scale = 2 * float(exact.y.abs().max())
     # eval subtracts at the size of x, whatever the batch's own offset is
@@ -165,7 +172,7 @@ def unclipped_training_is_inference(subject: Subject, case: Case) -> None:
     assert_close("training", training, inference.double(), case.dtype, scale=scale, offset=offset)
 
 
-@check(when=lambda s, c: _ours(s, c) and c.microbatch is None and not c.masked)
+@check(when=lambda s, c: _ours(s, c) and not (c.microbatch or c.masked or c.followed))
 def gradient_is_batch_norm_scaled_by_r(subject: Subject, case: Case) -> None:
     """dx is BN's with weight gamma * r: anything more flows through r or d."""
     layer, t = _made(subject, case)
@@ -187,9 +194,8 @@ def gradient_is_batch_norm_scaled_by_r(subject: Subject, case: Case) -> None:
 @check()
 def output_has_the_dtype_and_layout_of_the_input(subject: Subject, case: Case) -> None:
     layer, t = _made(subject, case)
-    arguments = (t.x,) if t.mask is None else (t.x, t.mask)
     for mode in (True, False):
-        y = layer.train(mode)(*arguments)
+        y = layer.train(mode)(t.x, **arguments(t))
         assert y.dtype == t.x.dtype
         assert y.shape == t.x.shape
         if case.layout in ("contiguous", "channels_last"):
@@ -201,12 +207,13 @@ def eval_is_native_batch_norm_and_changes_nothing(subject: Subject, case: Case) 
     layer, t = _made(subject, case)
     layer.eval()
     before = _state(layer)
-    y = layer(t.x) if t.mask is None else layer(t.x, t.mask)
+    y = layer(t.x, **arguments(t))
     native = F.batch_norm(
         t.x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=case.eps
     )
     if t.mask is not None:
         native = native * t.mask.unsqueeze(1)
+    native = _followed(case, t, native)
     assert torch.equal(y, native)
     assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
 
@@ -218,7 +225,7 @@ def non_finite_batch_leaves_the_statistics(subject: Subject, case: Case) -> None
     for bad in (float("nan"), float("inf")):
         x = t.x.clone(memory_format=torch.contiguous_format)
         x[0, 0] = bad
-        y = layer(x) if t.mask is None else layer(x, t.mask)
+        y = layer(x, **arguments(t))
         assert not y[0, 0].isfinite().any(), "the output hides the bad values"
     assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
     step(layer, t)
@@ -281,7 +288,9 @@ def copies_and_pickles_train_on_alike(subject: Subject, case: Case) -> None:
 
 
 @check(
-    when=lambda s, c: not (c.masked or c.constant_channel) and c.dtype not in HALF and c.offset == 0
+    when=lambda s, c: (
+        not (c.masked or c.constant_channel or c.followed) and c.dtype not in HALF and c.offset == 0
+    )
 )
 def batch_norm_phase_ignores_an_affine_change_of_the_input(subject: Subject, case: Case) -> None:
     plain = replace(case, limits=(1.0, 0.0), eps=1e-30)
@@ -300,7 +309,8 @@ def padding_is_never_read_and_becomes_zero(subject: Subject, case: Case) -> None
     y, dx = step(layer, t)
     t.x = torch.where(keep, t.x, float("nan"))
     y_again, dx_again = step(other, t)
-    assert torch.equal(y[~keep], torch.zeros_like(y[~keep]))
+    padding = _followed(case, t, torch.zeros_like(y))
+    assert torch.equal(y[~keep], padding[~keep])
     assert torch.equal(dx[~keep], torch.zeros_like(dx[~keep]))
     assert torch.equal(y, y_again)
     assert torch.equal(dx, dx_again)
@@ -341,6 +351,7 @@ def order_of_examples_and_channels_does_not_matter(subject: Subject, case: Case)
         running_mean=t.running_mean[channels], running_var=t.running_var[channels],
         weight=None if t.weight is None else t.weight[channels],
         bias=None if t.bias is None else t.bias[channels],
+        residual=None if t.residual is None else t.residual[examples][:, channels],
     )  # fmt: skip
     other, _ = _made(subject, case, turned)
     y_turned, _ = step(other, turned)
@@ -352,13 +363,12 @@ def order_of_examples_and_channels_does_not_matter(subject: Subject, case: Case)
 @check(when=_ours)  # torch uses the changed statistics here, without a word
 def backward_of_an_eval_forward_survives_a_training_step(subject: Subject, case: Case) -> None:
     layer, t = _made(subject, case)
-    arguments = () if t.mask is None else (t.mask,)
     gradients = []
     for disturbed in (False, True):
         fill(layer, t)
         x = t.x.detach().clone().requires_grad_()
-        y = layer.eval()(x, *arguments)
+        y = layer.eval()(x, **arguments(t))
         if disturbed:
-            layer.train()(t.x, *arguments)
+            layer.train()(t.x, **arguments(t))
         gradients += torch.autograd.grad(y, x, t.dy)
     assert torch.equal(*gradients)

@@ -3,14 +3,14 @@
 import pytest
 
 from contract.checks import CHECKS, Check
-from support.cases import CASES, Case, inputs
+from support.cases import CASES, EPILOGUES, Case, inputs
 from support.subjects import SUBJECTS, Subject
 
 GRID = [
     pytest.param(subject, check, case, id=f"{check.id}-{subject.id}-{case.id}")
     for check in CHECKS
     for subject in SUBJECTS
-    for case in CASES
+    for case in CASES + EPILOGUES
     if check.when(subject, case)
 ]
 
@@ -23,7 +23,7 @@ def test_contract(subject: Subject, check: Check, case: Case) -> None:
 
 
 def test_case_ids_are_unique() -> None:
-    ids = [case.id for case in CASES]
+    ids = [case.id for case in CASES + EPILOGUES]
     assert len(set(ids)) == len(ids)
 
 

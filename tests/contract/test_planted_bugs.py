@@ -6,16 +6,22 @@
 import pytest
 
 from contract.checks import CHECKS
-from support.cases import CASES
-from support.planted import BUGS, Plain, planted
+from support import planted, planted_activated
+from support.cases import CASES, EPILOGUES
 from support.subjects import Subject
+
+PLAIN = [planted.planted(planted.Plain),
+         planted_activated.planted(planted_activated.PlainActivated)]  # fmt: skip
+BUGS = [planted.planted(bug) for bug in planted.BUGS] + [
+    planted_activated.planted(bug) for bug in planted_activated.BUGS
+]
 
 
 def caught_by(subject: Subject, *, stop_at_first: bool) -> list[str]:
     """The checks that fail on this subject, each on the first case that shows it."""
     found = []
     for check in CHECKS:
-        for case in CASES:
+        for case in CASES + EPILOGUES:
             if not check.when(subject, case):
                 continue
             try:
@@ -28,15 +34,16 @@ def caught_by(subject: Subject, *, stop_at_first: bool) -> list[str]:
     return found
 
 
-def test_the_plain_layer_passes() -> None:
-    assert caught_by(planted(Plain), stop_at_first=False) == []
+@pytest.mark.parametrize("plain", PLAIN, ids=lambda subject: subject.id)
+def test_a_plain_layer_passes(plain: Subject) -> None:
+    assert caught_by(plain, stop_at_first=False) == []
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_planted_bug_is_caught(bug: type[Plain]) -> None:
-    assert caught_by(planted(bug), stop_at_first=True)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda subject: subject.id)
+def test_planted_bug_is_caught(bug: Subject) -> None:
+    assert caught_by(bug, stop_at_first=True)
 
 
 if __name__ == "__main__":
     for bug in BUGS:
-        print(f"| {bug.__name__} | {', '.join(caught_by(planted(bug), stop_at_first=False))} |")
+        print(f"| {bug.id} | {', '.join(caught_by(bug, stop_at_first=False))} |")

@@ -138,7 +138,7 @@ def with_forward_on_the_instance():
     ("make", "why"),
     [
         (lambda: BatchRenorm(4), "takes input of any rank"),
-        (lambda: BatchRenormAct2d(4, act=nn.ReLU()), "built with drop and act"),
+        (lambda: BatchRenormAct2d(4, act=nn.ReLU()), "built with an activation"),
         (lambda: Mine(4), r"Mine\) is a class of its own"),
         (with_forward_on_the_instance, "defines its own forward"),
     ],

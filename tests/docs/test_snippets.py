@@ -1,6 +1,7 @@
 """The Python in README and docs runs."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,18 @@ from torch import nn
 import renorm
 
 ROOT = Path(__file__).parents[2]
+
+
+def _code(block: str) -> str:
+    """What is between the fences, of a block in a list item too."""
+    return textwrap.dedent(block).partition("\n")[2].removesuffix("```")
+
+
+PYTHON = re.compile(r"^ *```python\n.*?```", re.DOTALL | re.MULTILINE)
 SNIPPETS = [
-    pytest.param(code, id=f"{path.name}-{i}")
+    pytest.param(_code(block), id=f"{path.name}-{i}")
     for path in (ROOT / "README.md", ROOT / "docs" / "howto.md", ROOT / "docs" / "semantics.md")
-    for i, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+    for i, block in enumerate(PYTHON.findall(path.read_text()))
 ]
 
 

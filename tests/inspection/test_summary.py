@@ -8,7 +8,15 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from renorm import BatchRenorm1d, BatchRenorm2d, LazyBatchRenorm2d, freeze, limits
+from renorm import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenormAct1d,
+    LazyBatchRenorm2d,
+    freeze,
+    fuse,
+    limits,
+)
 from renorm.inspection import LayerSummary, summary
 
 
@@ -142,6 +150,24 @@ def test_table():
         "       momentum 0.1, eps 1e-05",
         f"set 3: {limits.paper()}",
         "       plain average, eps 1e-05",
+    ]
+
+
+def test_activated_layers_say_what_they_do():
+    model = nn.Sequential(
+        BatchRenorm1d(4),
+        nn.ReLU(),
+        BatchRenormAct1d(4, act=nn.SiLU(), drop=nn.Dropout(0.5)),
+        BatchRenormAct1d(4, act=nn.Identity()),
+        BatchRenorm1d(4),
+    )
+    lines = str(summary(fuse(model))).splitlines()[:5]
+    assert lines == [
+        "layer  type              C  step  r_max  d_max  set  statistics  then",
+        "0      BatchRenormAct1d  4     0      1      0  1    updated     fused with ReLU",
+        "2      BatchRenormAct1d  4     0      1      0  1    updated     Dropout, SiLU",
+        "3      BatchRenormAct1d  4     0      1      0  1    updated",
+        "4      BatchRenorm1d     4     0      1      0  1    updated",
     ]
 
 

@@ -38,6 +38,11 @@ class Case:
     momentum: float = 0.1
     seed: int = 0
 
+    @property
+    def followed(self) -> bool:
+        """Whether something comes after the normalization."""
+        return self.residual or self.relu
+
 
 @dataclass
 class Inputs:

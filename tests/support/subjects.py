@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,19 @@ import renorm
 from renorm import limits
 from renorm.kernels import cpu
 from renorm.nn import BatchRenorm
-from support.cases import Case, Inputs
+from support.cases import HALF, Case, Inputs
 
 OURS = {
     2: renorm.BatchRenorm1d,
     3: renorm.BatchRenorm1d,
     4: renorm.BatchRenorm2d,
     5: renorm.BatchRenorm3d,
+}
+ACTIVATED = {
+    2: renorm.BatchRenormAct1d,
+    3: renorm.BatchRenormAct1d,
+    4: renorm.BatchRenormAct2d,
+    5: renorm.BatchRenormAct3d,
 }
 LAZY = {
     2: renorm.LazyBatchRenorm1d,
@@ -37,15 +43,22 @@ class Subject:
         build: a layer with the settings of the case, statistics and parameters not yet set.
         renormalizes: False for torch's batch norm, which agrees at limits (1, 0) alone and
             averages the variance.
-        takes: whether this layer can serve the case at all.
+        activates: whether it serves the cases with something after the normalization, or those
+            without.
+        takes: whether this layer can serve such a case at all.
         missing: why it cannot be tested in this installation, or None.
     """
 
     id: str
     build: Callable[[Case], Any]
     renormalizes: bool = True
+    activates: bool = False
     takes: Callable[[Case], bool] = lambda case: True
     missing: str | None = None
+
+    def serves(self, case: Case) -> bool:
+        """Whether the layer can be judged by this case."""
+        return self.activates == case.followed and self.takes(case)
 
 
 def settings(case: Case) -> dict:
@@ -81,6 +94,22 @@ def _torch(case: Case) -> nn.Module:
     return TORCH[len(case.shape)](case.shape[1], **settings(case))
 
 
+def _activated(case: Case) -> nn.Module:
+    act = nn.ReLU() if case.relu else nn.Identity()
+    cls = ACTIVATED[len(case.shape)]
+    return cls(case.shape[1], **settings(case), **renorm_settings(case), act=act)
+
+
+def _watched(case: Case) -> nn.Module:
+    layer: Any = _activated(case)
+    layer.act.register_forward_hook(_nothing)
+    return layer
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
 def _with_kernel(name: str) -> Callable[[Case], nn.Module]:
     return lambda case: BatchRenorm(
         case.shape[1], **settings(case), **renorm_settings(case), kernel=name
@@ -91,13 +120,23 @@ def _plain(case: Case) -> bool:
     return not case.masked and (case.microbatch is None or case.microbatch >= case.shape[0])
 
 
+def rounded_once(case: Case) -> bool:
+    """Whether the modules one by one are held to the bound of a single operation."""
+    return not (case.residual and case.dtype in HALF)
+
+
 AUTO = Subject("BatchRenormNd", _by_rank)
 CPU = Subject("cpu kernel", _with_kernel("cpu"), missing=cpu.MISSING)
 ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
-SUBJECTS = [AUTO, CPU, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
+FUSED = Subject("BatchRenormActNd", _activated, activates=True, takes=rounded_once)
+COMPOSED = Subject(
+    "BatchRenormActNd composed", _watched, activates=True,
+    takes=lambda case: case.relu and rounded_once(case),
+)  # fmt: skip
+SUBJECTS = [AUTO, CPU, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM, FUSED, COMPOSED]
 
 
 def fill(layer: Any, t: Inputs) -> Any:
@@ -110,10 +149,32 @@ def fill(layer: Any, t: Inputs) -> Any:
     return layer
 
 
-def step(layer: nn.Module, t: Inputs) -> tuple[Tensor, Tensor]:
-    """A training forward and backward with the inputs' cotangent: ``(y, dx)``."""
+class Step(NamedTuple):
+    """What a training step gives, apart from what it leaves in the layer."""
+
+    y: Tensor
+    dx: Tensor
+    dresidual: Tensor | None
+
+
+def arguments(t: Inputs) -> dict[str, Any]:
+    """What a layer is called with besides x."""
+    named = {"mask": t.mask, "residual": t.residual}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def full_step(layer: nn.Module, t: Inputs) -> Step:
+    """A training forward and backward with the inputs' cotangent."""
     x = t.x.detach().requires_grad_()
-    y = layer(x) if t.mask is None else layer(x, t.mask)
+    given = arguments(t)
+    if t.residual is not None:
+        given["residual"] = t.residual.detach().requires_grad_()
+    y = layer(x, **given)
     y.backward(t.dy)
     assert x.grad is not None
-    return y.detach(), x.grad
+    return Step(y.detach(), x.grad, given["residual"].grad if "residual" in given else None)
+
+
+def step(layer: nn.Module, t: Inputs) -> tuple[Tensor, Tensor]:
+    """A training forward and backward with the inputs' cotangent: ``(y, dx)``."""
+    return full_step(layer, t)[:2]

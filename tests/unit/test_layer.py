@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 import renorm
 from renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d, LazyBatchRenorm2d, limits
 from renorm.errors import ArgumentError
-from renorm.nn import BatchRenorm, BatchRenormAct2d
+from renorm.nn import BatchRenorm
 
 LAYERS = [(BatchRenorm1d, (6, 4)), (BatchRenorm1d, (3, 4, 5)), (BatchRenorm2d, (2, 4, 3, 3)),
           (BatchRenorm3d, (2, 4, 2, 3, 3)), (BatchRenorm, (2, 4, 2, 2, 2, 2))]  # fmt: skip
@@ -347,12 +347,3 @@ def test_statistics_never_leave_their_device_for_the_host() -> None:
         for arguments in ((x,), (x, mask)):
             y = layer(*arguments)
             y.backward(torch.empty_like(y))
-
-
-def test_act_layer_normalizes_drops_and_activates() -> None:
-    layer = BatchRenormAct2d(4, act=nn.ReLU(), drop=nn.Dropout(0.0), limits=open_limits)
-    plain = BatchRenorm2d(4, limits=open_limits)
-    x = torch.randn(2, 4, 3, 3)
-    assert torch.equal(layer(x), plain(x).relu())
-    assert list(layer.state_dict()) == list(plain.state_dict())
-    assert torch.equal(BatchRenormAct2d(4)(x), BatchRenorm2d(4)(x))

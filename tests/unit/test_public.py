@@ -9,10 +9,11 @@ import pytest
 import renorm
 
 NAMES = {
-    "ArgumentError", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d", "BatchRenormAct2d",
-    "ConversionError", "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d",
-    "RenormError", "calibrate", "convert", "freeze", "functional", "limits", "nn", "summary",
-    "to_batchnorm", "unfreeze",
+    "ArgumentError", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d", "BatchRenormAct1d",
+    "BatchRenormAct2d", "BatchRenormAct3d", "ConversionError", "LazyBatchRenorm1d",
+    "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d", "LazyBatchRenormAct2d",
+    "LazyBatchRenormAct3d", "RenormError", "calibrate", "convert", "freeze", "functional", "fuse",
+    "limits", "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
 SUBPACKAGES = {"calibration", "cli", "conversion", "errors", "inspection", "kernels", "lab",
                "reference", "report"}  # fmt: skip

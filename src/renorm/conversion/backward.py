@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 from torch import nn
 
 from renorm.conversion.classes import become, original, settings
+from renorm.conversion.fusion import LOST, places_of_relu, separate, was_fused
 from renorm.conversion.selection import Selection, norm_layers, select
 from renorm.errors import ArgumentError, ConversionError
 from renorm.nn import BatchRenorm
@@ -23,6 +24,7 @@ def to_batchnorm(
 
     The undoing of ``convert``: a layer gets the class that it had (nn.SyncBatchNorm, timm's
     BatchNormAct2d, a subclass), one that was built as batch renorm gets torch's class of its rank.
+    A layer of ``fuse`` is first made two again, so the ReLU is back in its place.
     Eval outputs are bitwise the same; nothing of this package is left in the result, which prints
     and pickles as batch norm. Batch norm knows no freezing, so a frozen layer is then an ordinary
     one; the step count stays.
@@ -40,7 +42,8 @@ def to_batchnorm(
     Raises:
         ConversionError: layers that no batch norm class is equal to, all of them listed: an any-
             rank ``BatchRenorm`` or a ``BatchRenormAct2d`` that was not converted but built, and
-            other subclasses; or no normalization layer at all.
+            other subclasses; a fused layer without the nn.Identity that kept the place of its
+            ReLU; or no normalization layer at all.
         ArgumentError: momentum out of range, or a selection that matches nothing. After either
             error the model is as it was.
 
@@ -53,6 +56,10 @@ def to_batchnorm(
         raise ArgumentError(f"momentum is 'keep', None, or from 0 to 1, got {momentum!r}.")
     sites = select(norm_layers(model), include, exclude)
     classes = {site: original(site.layer) for site in sites if isinstance(site.layer, BatchRenorm)}
+    places = places_of_relu(model)
+    for site in classes:
+        if was_fused(site.layer) and site.layer not in places:
+            classes[site] = LOST
     refused = {site: why for site, why in classes.items() if isinstance(why, str)}
     if refused:
         lines = "\n".join(f"  {site} {why}" for site, why in refused.items())
@@ -63,6 +70,8 @@ def to_batchnorm(
     added = settings()
     for site, cls in classes.items():
         assert not isinstance(cls, str)
+        if was_fused(site.layer):
+            separate(site.layer, places[site.layer])
         become(site.layer, cls)
         for name in added & set(vars(site.layer)):
             delattr(site.layer, name)

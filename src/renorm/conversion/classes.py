@@ -15,6 +15,7 @@ from renorm.nn import (
     BatchRenorm1d,
     BatchRenorm2d,
     BatchRenorm3d,
+    BatchRenormAct,
     BatchRenormAct2d,
     LazyBatchRenorm1d,
     LazyBatchRenorm2d,
@@ -88,9 +89,9 @@ def original(layer: BatchRenorm) -> type[_BatchNorm] | str:
     if came_from is not None:
         became = getattr(came_from, "cls_to_become", None)  # of a lazy class
         return came_from if became is None or isinstance(layer, _LazyNormBase) else became
-    cls = type_before_parametrizations(layer)
-    if cls is BatchRenormAct2d:
-        return "was built with drop and act, for which nn.BatchNorm2d has no place"
+    cls = vars(layer).get("_fused_from", type_before_parametrizations(layer))
+    if issubclass(cls, BatchRenormAct):
+        return "was built with an activation, for which nn.BatchNorm has no place"
     if cls is BatchRenorm:
         return "takes input of any rank; build it as BatchRenorm1d, 2d or 3d"
     return _ORIGINALS.get(cls, "is a class of its own")

@@ -126,7 +126,8 @@ class BatchRenorm(_BatchNorm):
         if self.running_mean is not None and (self.frozen or not self.training):
             y = self._by_running_statistics(x, mask)
             y = y if residual is None else y + residual
-            return y.relu() if relu else y
+            # in place saves a tensor of that size, but exported programs are free of it
+            return y if not relu else y.relu() if torch.compiler.is_compiling() else y.relu_()
         return self._by_batch_statistics(x, mask, residual, relu)
 
     def restart_limits(self) -> None:

@@ -3,9 +3,10 @@
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _LazyNormBase
 
+from renorm.nn.activated import BatchRenormAct1d, BatchRenormAct2d, BatchRenormAct3d
 from renorm.nn.batch_renorm import (
     PAPER,
     BatchRenorm,
@@ -39,7 +40,9 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
         super().__init__(eps, momentum_, affine, track_running_stats, device, dtype, bias=bias)
         self.configure(limits=limits, microbatch=microbatch, single=single, kernel=kernel)
 
-    def initialize_parameters(self, input: Tensor, mask: Any = None) -> None:  # type: ignore[override]
+    def initialize_parameters(  # type: ignore[override]
+        self, input: Tensor, mask: Any = None, residual: Any = None
+    ) -> None:
         super().initialize_parameters(input)
         self.num_features = input.shape[1]  # torch forgets it where a checkpoint came first
 
@@ -72,3 +75,48 @@ class LazyBatchRenorm3d(_LazyBatchRenorm, BatchRenorm3d):  # type: ignore[misc]
     """
 
     cls_to_become = BatchRenorm3d  # type: ignore[assignment]
+
+
+class _LazyBatchRenormAct(_LazyBatchRenorm):
+    def __init__(
+        self,
+        *settings: Any,
+        act: nn.Module | None = None,
+        drop: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(*settings, **options)  # it makes the modules of None
+        if act is not None:
+            self.act = act
+        if drop is not None:
+            self.drop = drop
+
+
+class LazyBatchRenormAct1d(_LazyBatchRenormAct, BatchRenormAct1d):  # type: ignore[misc]
+    """A ``BatchRenormAct1d`` whose ``num_features`` is the first input's ``shape[1]``.
+
+    >>> LazyBatchRenormAct1d(act=nn.SiLU())(torch.randn(8, 4)).shape
+    torch.Size([8, 4])
+    """
+
+    cls_to_become = BatchRenormAct1d  # type: ignore[assignment]
+
+
+class LazyBatchRenormAct2d(_LazyBatchRenormAct, BatchRenormAct2d):  # type: ignore[misc]
+    """A ``BatchRenormAct2d`` whose ``num_features`` is the first input's ``shape[1]``.
+
+    >>> LazyBatchRenormAct2d(act=nn.SiLU())(torch.randn(2, 16, 8, 8)).shape
+    torch.Size([2, 16, 8, 8])
+    """
+
+    cls_to_become = BatchRenormAct2d  # type: ignore[assignment]
+
+
+class LazyBatchRenormAct3d(_LazyBatchRenormAct, BatchRenormAct3d):  # type: ignore[misc]
+    """A ``BatchRenormAct3d`` whose ``num_features`` is the first input's ``shape[1]``.
+
+    >>> LazyBatchRenormAct3d(act=nn.SiLU())(torch.randn(1, 2, 3, 4, 4)).shape
+    torch.Size([1, 2, 3, 4, 4])
+    """
+
+    cls_to_become = BatchRenormAct3d  # type: ignore[assignment]
