@@ -131,7 +131,10 @@ ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
-FUSED = Subject("BatchRenormActNd", _activated, activates=True, takes=rounded_once)
+FUSED = Subject(
+    "BatchRenormActNd", _activated, activates=True,
+    takes=lambda case: cpu.MISSING is None or rounded_once(case),
+)  # fmt: skip
 COMPOSED = Subject(
     "BatchRenormActNd composed", _watched, activates=True,
     takes=lambda case: case.relu and rounded_once(case),
