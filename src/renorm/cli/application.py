@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import renorm
+from renorm.cli.bench import bench
 from renorm.cli.compare import compare
 from renorm.cli.env import env
 from renorm.errors import ArgumentError
@@ -30,6 +31,7 @@ app = App(
 )
 app.command(compare)
 app.command(env)
+app.command(bench)
 
 
 def dispatch(arguments: Sequence[str]) -> int:
