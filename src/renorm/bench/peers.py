@@ -46,7 +46,7 @@ class Peer:
         return f"{self.name} {version}" if version else self.name
 
 
-class _Keras(nn.Module):
+class Keras(nn.Module):
     """Keras' layer, always in training, channels in dimension 1."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
@@ -77,7 +77,7 @@ def _torchrl(sizes: tuple[int, ...]) -> nn.Module:
 
 
 KNOWN = (
-    Peer("Keras", "keras", _Keras, target=5.0),
+    Peer("Keras", "keras", Keras, target=5.0),
     Peer("sb3-contrib", "sb3-contrib", _sb3),
     Peer("TorchRL", "torchrl", _torchrl),
 )
@@ -93,11 +93,11 @@ def by_path(path: str) -> Peer:
     if not module or not name.isidentifier():
         raise ArgumentError(f"A peer is package.module:Class, got {path!r}.")
     try:
-        found: Any = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ArgumentError(f"The peer {path!r} cannot be imported: {error}.") from error
-    if not callable(found):
-        raise ArgumentError(f"The peer {path!r} is no class but {found!r}.")
+    if not isinstance(found, type) or not issubclass(found, nn.Module):
+        raise ArgumentError(f"The peer {path!r} is no class of modules but {found!r}.")
     return Peer(path, "", lambda sizes: found(sizes[1]))
 
 
@@ -112,8 +112,8 @@ def admitted(peer: Peer, shape: Shape) -> Admitted:
     """The peer as a provider for inputs like ``shape``.
 
     It has to give finite output of the input's shape; it need not be right. The deviation is the
-    largest of its first output, with the running statistics of a new layer, from the paper's
-    formula at limits (3, 5) or (1, 0), whichever is nearer, with its own eps.
+    largest of its first output from the paper's formula with its own eps, whichever is nearest of
+    limits (3, 5) and (1, 0), and of the two ways in which a new layer's deviation of 1 is meant.
 
     Raises:
         UnavailableError: it is not installed, or does not take such an input.
@@ -154,9 +154,9 @@ def _deviation(y: Tensor, x: Tensor, eps: float) -> float:
     zeros, ones = np.zeros(channels), np.ones(channels)
     exact = (
         reference.batch_renorm(
-            rows, zeros, np.sqrt(ones + eps), ones, zeros,
-            r_max=r_max, d_max=d_max, alpha=0.01, eps=eps,
+            rows, zeros, sigma, ones, zeros, r_max=r_max, d_max=d_max, alpha=0.01, eps=eps
         ).y
         for r_max, d_max in ((R_MAX, D_MAX), (1.0, 0.0))
-    )  # fmt: skip
+        for sigma in (ones, np.sqrt(ones + eps))
+    )
     return min(float(np.abs(actual - y).max()) for y in exact)
