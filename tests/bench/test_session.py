@@ -22,9 +22,14 @@ WRONG = Provider("wrong", lambda shape, limits: Wrong(shape.sizes[1], limits=lim
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {"tiny": "training", "tiny_eval": "inference", "tiny_memory": "memory"}
-    made = [tiny.suite(kind, name) for name, kind in kinds.items()]
-    tiny.plant(monkeypatch, *made, tiny.suite("peers", "tiny_peers"))
+    tiny.plant(
+        monkeypatch,
+        tiny.suite("training"),
+        tiny.suite("inference", "tiny_eval"),
+        tiny.suite("memory", "tiny_memory"),
+        tiny.suite("peers", "tiny_peers"),
+        tiny.suite("model", "tiny_net"),
+    )
 
 
 def test_a_record_for_each_provider_shape_and_direction() -> None:
@@ -109,8 +114,8 @@ def test_peers_are_a_ratio_to_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resnet18_with_each_normalizer() -> None:
-    report = session.run(Plan(("resnet18",), turns=1))
-    records = report.records["resnet18"]
+    report = session.run(Plan(("tiny_net",), turns=1))
+    records = report.records["tiny_net"]
     assert {(r.provider, r.direction) for r in records} == {
         (provider, direction)
         for provider in (BASELINE, "renorm")

@@ -86,12 +86,13 @@ class Shape:
 
     def tensor(self, seed: int) -> Tensor:
         """Noise of this shape, every channel with a mean and a deviation of its own."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        drawn = {"generator": generator, "device": self.device}
         channels = (1, self.sizes[1], *[1] * (len(self.sizes) - 2))
-        spread = torch.rand(channels, generator=generator) + 0.5
-        x = torch.randn(self.sizes, generator=generator).mul_(spread)
-        x += torch.randn(channels, generator=generator)
-        x = x.to(self.device, getattr(torch, self.dtype))
+        spread = torch.rand(channels, **drawn) + 0.5
+        x = torch.randn(self.sizes, **drawn).mul_(spread)
+        x += torch.randn(channels, **drawn)
+        x = x.to(getattr(torch, self.dtype))
         if self.layout == "contiguous":
             return x
         formats = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import renorm
-from renorm.bench.providers import AUTO, BASELINE
+from renorm.bench.providers import AUTO, BASELINE, mid_ramp
 from renorm.bench.timing import Clock, Marks, Step
 
 CLASSES = 100
@@ -58,7 +58,8 @@ def variants(kernel: str) -> dict[str, Callable[[], nn.Module]]:
             return resnet18()
 
     def converted() -> nn.Module:
-        return renorm.convert(plain(), kernel=None if kernel == AUTO else kernel)
+        kernel_or_none = None if kernel == AUTO else kernel
+        return mid_ramp(renorm.convert(plain(), kernel=kernel_or_none))
 
     return {BASELINE: plain, "renorm" if kernel == AUTO else f"renorm, {kernel}": converted}
 
