@@ -24,7 +24,9 @@ def shown(suite: str, *records: Record, device: str = "cpu") -> str:
 
 def step(**changes: Any) -> list[Record]:
     whole = replace(RECORD, **changes)
-    base = replace(whole, provider=whole.baseline, kernel=None, median_ratio=1.0, median_ms=3.0)
+    base = replace(
+        whole, provider=whole.baseline, kernel=None, median_ratio=1.0, median_ms=3.0, min_ms=2.0
+    )
     parts = [
         replace(whole, direction=direction, median_ratio=ratio)
         for direction, ratio in (("forward", 0.25), ("backward", 0.75))
@@ -65,3 +67,23 @@ def test_on_a_gpu_the_bandwidth_is_judged_where_no_cache_holds_the_tensors(
     small = next(shape for shape in suite.shapes if not shape.large)
     text = shown(suite.name, *step(shape=small.sizes), device="cuda")
     assert "two passes 0.40" not in text
+
+
+def test_a_disturbed_measurement_is_not_judged() -> None:
+    steady = step(suite="rows", shape=(32, 16))
+    disturbed = step(suite="rows", shape=(256, 256), min_ms=0.5)
+    text = shown("rows", *steady, *disturbed)
+    assert "256x256* 3.000" in text
+    assert "32x16 3.000" in text
+    assert "renorm: 32x16 0.50 (target at most 1.5: met)" in text
+    assert "renorm: 256x256 0.50 (target at most 1: not judged)" in text
+    assert "* disturbed by other work" in text
+    whole = shown("nchw", *step(min_ms=0.5))
+    assert "geometric mean 0.50 (target at most 0.45: not judged)" in whole
+
+
+def test_a_disturbed_baseline_disturbs_the_ratio() -> None:
+    base, *others = step()
+    text = shown("nchw", replace(base, min_ms=0.1), *others)
+    assert "2x3x4x4* 3.000" in text
+    assert "not judged" in text

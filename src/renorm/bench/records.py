@@ -65,6 +65,17 @@ class Record:
         return "x".join(map(str, self.shape))
 
     @property
+    def steady(self) -> bool:
+        """Whether the machine had time for this: work beside it shows as a median far off.
+
+        On an idle machine medians are up to 1.6 times the minima; two threads that wait for each
+        other and for a third party's time slice take a hundred times as long.
+        """
+        if self.median_ms is None or self.min_ms is None:
+            return True
+        return self.median_ms <= 2 * self.min_ms
+
+    @property
     def of_copy(self) -> float | None:
         """The share of the copy bandwidth that the least traffic uses."""
         if self.gb_per_s is None or not self.copy_gb_per_s:

@@ -25,22 +25,25 @@ def met(value: float, target: float, at_least: bool = False) -> bool:
     return shown >= target if at_least else shown <= target
 
 
-def verdicts(ratios: dict[str, float], target: Target) -> list[str]:
+def verdicts(ratios: dict[str, float], target: Target, steady: bool = True) -> list[str]:
     """A line on the geometric mean and one on the worst shape, each with its target.
 
     Args:
         ratios: by shape; at least one.
         target: of the suite.
+        steady: False if other work disturbed the measurement, so that nothing can be judged.
     """
     mean = geometric_mean(list(ratios.values()))
     worst = (min if target.at_least else max)(ratios, key=lambda shape: ratios[shape])
     return [
-        judged("geometric mean", mean, target.mean, target.at_least),
-        judged(f"worst, {worst},", ratios[worst], target.worst, target.at_least),
+        judged("geometric mean", mean, target.mean, target.at_least, steady),
+        judged(f"worst, {worst},", ratios[worst], target.worst, target.at_least, steady),
     ]
 
 
-def judged(what: str, value: float, target: float | None, at_least: bool = False) -> str:
+def judged(
+    what: str, value: float, target: float | None, at_least: bool = False, steady: bool = True
+) -> str:
     """One line: the value, and the target beside it.
 
     >>> judged("geometric mean", 0.5, 0.45)
@@ -49,5 +52,7 @@ def judged(what: str, value: float, target: float | None, at_least: bool = False
     if target is None:
         return f"{what} {value:.2f}"
     bound = "at least" if at_least else "at most"
-    verdict = "met" if met(value, target, at_least) else "not met"
+    verdict = "not judged"
+    if steady:
+        verdict = "met" if met(value, target, at_least) else "not met"
     return f"{what} {value:.2f} (target {bound} {target:g}: {verdict})"

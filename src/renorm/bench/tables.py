@@ -75,6 +75,7 @@ def _grid(first: str, *others: str) -> Table:
 def _times(records: Sequence[Record]) -> list[Table]:
     """A table a provider, which fits into 80 columns."""
     parts = {(r.name, r.provider, r.direction): r for r in records}
+    disturbed = _disturbed(records)
     base = {r.name: r for r in _whole(records) if r.provider == r.baseline}
     grids = []
     for provider, own in _by_provider(records).items():
@@ -87,8 +88,9 @@ def _times(records: Sequence[Record]) -> list[Table]:
                 parts.get((record.name, provider, direction))
                 for direction in ("forward", "backward")
             )
+            mark = "*" if (provider, record.name) in disturbed else ""
             grid.add_row(
-                record.name,
+                record.name + mark,
                 _milliseconds(base[record.name]),
                 _milliseconds(record),
                 _number(record.median_ratio, 2),
@@ -140,12 +142,17 @@ def _whole(records: Sequence[Record]) -> list[Record]:
 
 
 def _judged(suite: Suite, records: Sequence[Record], full: bool) -> list[str]:
-    """The verdicts on each provider."""
+    """The verdicts on each provider, and what is missing for them."""
+    disturbed = _disturbed(records)
     lines = [
         f"{provider}: {line}"
         for provider, own in _by_provider(records).items()
-        for line in _verdicts(suite, own)
+        for line in _verdicts(suite, own, {name for who, name in disturbed if who == provider})
     ]
+    if disturbed:
+        lines.append(
+            "* disturbed by other work, the median is above twice the minimum: measure again"
+        )
     measured = len({record.shape for record in records})
     if measured < len(suite.shapes):
         lines.append(
@@ -154,7 +161,17 @@ def _judged(suite: Suite, records: Sequence[Record], full: bool) -> list[str]:
     return lines
 
 
-def _verdicts(suite: Suite, records: Sequence[Record]) -> list[str]:
+def _disturbed(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """Provider and shape of each ratio that says nothing: it, or its baseline, is not steady."""
+    unsteady = {(r.provider, r.name) for r in _whole(records) if not r.steady}
+    return {
+        (r.provider, r.name)
+        for r in _whole(records)
+        if r.provider != r.baseline and unsteady & {(r.provider, r.name), (r.baseline, r.name)}
+    }
+
+
+def _verdicts(suite: Suite, records: Sequence[Record], disturbed: set[str]) -> list[str]:
     ratios = {record.name: record.median_ratio for record in records}
     if suite.kind == "memory":
         worst = max(ratios.values())
@@ -162,10 +179,13 @@ def _verdicts(suite: Suite, records: Sequence[Record]) -> list[str]:
     goals = {shape.sizes: shape.target for shape in suite.shapes}
     if any(goals.values()):
         mean = judged("geometric mean", geometric_mean(list(ratios.values())), None)
-        return [mean] + [judged(r.name, r.median_ratio, goals[r.shape]) for r in records]
+        return [mean] + [
+            judged(r.name, r.median_ratio, goals[r.shape], steady=r.name not in disturbed)
+            for r in records
+        ]
     if len(suite.shapes) == 1:
         return [judged("ratio", records[0].median_ratio, suite.target.mean)]
-    lines = verdicts(ratios, _target(suite, records[0].provider))
+    lines = verdicts(ratios, _target(suite, records[0].provider), not disturbed)
     return lines + _copied(suite, records)
 
 
