@@ -14,7 +14,10 @@ class Saved(NamedTuple):
 
 
 def saved(layer: nn.Module, x: Tensor) -> Saved:
-    """What a training forward of ``layer`` on ``x`` saves; a storage saved twice counts once."""
+    """What a training forward of ``layer`` on ``x`` saves; a storage saved twice counts once.
+
+    What an autograd.Function keeps as a plain attribute is not seen; ours keep no tensor so.
+    """
     kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ def _verdicts(suite: Suite, records: Sequence[Record], disturbed: set[str]) -> l
     if len(suite.shapes) == 1:
         return [judged("ratio", records[0].median_ratio, suite.target.mean)]
     lines = verdicts(ratios, _target(suite, records[0].provider), not disturbed)
-    return lines + _copied(suite, records)
+    return lines + _copied(suite, records, not disturbed)
 
 
 def _target(suite: Suite, provider: str) -> Target:
@@ -198,7 +198,7 @@ def _target(suite: Suite, provider: str) -> Target:
     return suite.target
 
 
-def _copied(suite: Suite, records: Sequence[Record]) -> list[str]:
+def _copied(suite: Suite, records: Sequence[Record], steady: bool) -> list[str]:
     """The verdict on the bandwidth, over tensors that no cache holds."""
     large = {shape.sizes for shape in suite.shapes if shape.large}
     shares = [
@@ -209,4 +209,4 @@ def _copied(suite: Suite, records: Sequence[Record]) -> list[str]:
     if suite.target.copied is None or not shares:
         return []
     what = "least share of the copy bandwidth, large tensors, two passes"
-    return [judged(what, min(shares), suite.target.copied, at_least=True)]
+    return [judged(what, min(shares), suite.target.copied, at_least=True, steady=steady)]

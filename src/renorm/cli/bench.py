@@ -7,13 +7,16 @@ from cyclopts import Parameter
 
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
 
-Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
+Names = Annotated[
+    tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)
+]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def bench(
     *,
     suite: Names = (),
-    full: bool = False,
+    full: Flag = False,
     kernel: Names = ("auto",),
     peer: Names = (),
     device: Literal["cpu", "cuda"] = "cpu",
@@ -46,7 +49,8 @@ def bench(
     full
         All shapes of each suite, each for longer: several minutes.
     kernel
-        Kernels of ours to measure: `auto` for the one a layer chooses, or their names.
+        Kernels of ours to measure: `auto` for the one a layer chooses, which is the default, or
+        their names.
     peer
         Classes to measure in `peers`, as package.module:Class; each is called with the number
         of channels.
