@@ -32,7 +32,7 @@ PY
 if ! timeout 120 "$python" -m pip install -q --no-deps --no-build-isolation -e .; then
     echo "gpu_check: not installed, the sources are used as they are"
 fi
-export PYTHONPATH=src:tests
+export PYTHONPATH=src:tests${PYTHONPATH:+:$PYTHONPATH}
 
 status=0
 if has pytest; then

@@ -99,6 +99,20 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None
     assert report.records["tiny"] == kept
 
 
+def test_a_shape_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = measurements.timed
+
+    def failing(suite, shape, *arguments):
+        if shape.sizes == tiny.SIZES[0]:
+            raise torch.OutOfMemoryError("no memory\nand a long explanation")
+        return whole(suite, shape, *arguments)
+
+    monkeypatch.setattr(measurements, "timed", failing)
+    report = session.run(Plan(("tiny",), full=True, turns=1))
+    assert {r.shape for r in report.records["tiny"]} == {tiny.SIZES[1]}
+    assert report.refused == ["tiny 4x3x5x5: no memory"]
+
+
 def test_peers_are_a_ratio_to_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(sizes: tuple[int, ...]) -> nn.Module:
         raise peers.UnavailableError("not installed (no such module)")

@@ -56,6 +56,7 @@ def timed(
     times = {name: timing.summarized(own) for name, own in found.items()}
     copied = 2 * shape.input_bytes / times.pop(COPY)["forward"].median / 1e6
     for provider in providers:
+        kernel = kernel_for(provider, shape)
         for direction, own in times[provider.name].items():
             yield _record(
                 shape,
@@ -65,7 +66,7 @@ def timed(
                 own,
                 times[providers[0].name][direction],
                 baseline=providers[0].name,
-                kernel=kernel_for(provider, shape),
+                kernel=kernel,
                 turns=turns,
                 bytes=shape.least_bytes(direction),
                 gb_per_s=shape.least_bytes(direction) / own.median / 1e6,

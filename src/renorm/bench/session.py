@@ -122,9 +122,13 @@ def run(
             passed = _passed(suite, mine, report)
             for shape in suite.chosen(plan.full):
                 show(Progress(done, total, f"{suite.name} {shape.name}"))
-                for record in _measured(suite, shape, passed, peers, report):
-                    report.records.setdefault(suite.name, []).append(record)
-                    keep(record)
+                try:
+                    for record in _measured(suite, shape, passed, peers, report):
+                        report.records.setdefault(suite.name, []).append(record)
+                        keep(record)
+                except RuntimeError as error:  # such as no memory for the largest
+                    reason = str(error).partition("\n")[0]
+                    report.refused.append(f"{suite.name} {shape.name}: {reason}")
                 done += 1
     except KeyboardInterrupt:
         report.interrupted = True
