@@ -3,32 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from renorm.bench.records import Record, append, check_writable, from_line, to_line
+from bench.tiny import RECORD
+from renorm.bench.records import append, check_writable, from_line, to_line
 from renorm.errors import RecordError
-
-RECORD = Record(
-    suite="nchw",
-    shape=(2, 3, 4, 4),
-    layout="contiguous",
-    dtype="float32",
-    device="cpu",
-    provider="renorm",
-    direction="both",
-    baseline="nn.BatchNorm",
-    median_ratio=0.5,
-    min_ratio=0.4,
-    median_ms=1.5,
-    min_ms=1.25,
-    kernel="cpu",
-    turns=7,
-    bytes=1920,
-    gb_per_s=10.0,
-    two_pass_bytes=3072,
-    copy_gb_per_s=40.0,
-    threads=2,
-    allocator="glibc, freed pages are kept",
-    environment={"torch": "2.13.0", "commit": None},
-)
 
 
 def test_round_trip() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench.test_lines import RECORD
+from bench.tiny import RECORD
 from renorm.bench.measurements import Setting
 from renorm.bench.records import Record
 from renorm.bench.registry import SUITES

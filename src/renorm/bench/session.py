@@ -122,13 +122,7 @@ def run(
             passed = _passed(suite, mine, report)
             for shape in suite.chosen(plan.full):
                 show(Progress(done, total, f"{suite.name} {shape.name}"))
-                try:
-                    for record in _measured(suite, shape, passed, peers, report):
-                        report.records.setdefault(suite.name, []).append(record)
-                        keep(record)
-                except RuntimeError as error:  # such as no memory for the largest
-                    reason = str(error).partition("\n")[0]
-                    report.refused.append(f"{suite.name} {shape.name}: {reason}")
+                _measure(suite, shape, passed, peers, report, keep)
                 done += 1
     except KeyboardInterrupt:
         report.interrupted = True
@@ -150,6 +144,24 @@ def _passed(suite: Suite, mine: Sequence[Provider], report: Report) -> list[Prov
         else:
             passed.append(provider)
     return passed
+
+
+def _measure(
+    suite: Suite,
+    shape: Shape,
+    passed: list[Provider],
+    peers: list[Peer],
+    report: Report,
+    keep: Callable[[Record], None],
+) -> None:
+    """Add the records of a shape to the report; a shape that fails does not end the others."""
+    try:
+        for record in _measured(suite, shape, passed, peers, report):
+            report.records.setdefault(suite.name, []).append(record)
+            keep(record)
+    except RuntimeError as error:  # such as no memory for the largest
+        reason = str(error).partition("\n")[0]
+        report.refused.append(f"{suite.name} {shape.name}: {reason}")
 
 
 def _measured(
