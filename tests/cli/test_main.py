@@ -10,7 +10,12 @@ from renorm import cli
 def test_help_teaches_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for part in ("renorm compare", "renorm env", "Exit codes: 0 done, 1 some runs failed, 2 a"):
+    for part in (
+        "renorm compare",
+        "renorm env",
+        "renorm bench",
+        "Exit codes: 0 done, 1 some runs failed, 2 a",
+    ):
         assert part in text
 
 
@@ -98,9 +103,30 @@ def test_importing_the_package_loads_no_part_of_this() -> None:
         "import sys, renorm; "
         "print([name for name in sys.modules if name.partition('.')[0] in "
         "('cyclopts', 'rich', 'sklearn', 'scipy') "
-        "or name.startswith(('renorm.lab', 'renorm.report', 'renorm.cli'))])"
+        "or name.startswith(('renorm.bench', 'renorm.lab', 'renorm.report', 'renorm.cli'))])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_verb_is_loaded_when_it_is_called() -> None:
+    code = (
+        "import sys; from renorm.cli import main; main(['--version']); "
+        "print([name for name in sys.modules if name.startswith('renorm.bench')])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "renorm.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == renorm.__version__

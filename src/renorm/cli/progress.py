@@ -11,8 +11,8 @@ from renorm.lab.pool import Failure
 from renorm.report.records import Record
 
 
-class Display:
-    """Shows each ``Progress`` it is called with; a context manager.
+class Bar:
+    """A bar on a terminal, a line a step elsewhere; a context manager.
 
     Args:
         console: where to, usually on stderr.
@@ -43,16 +43,23 @@ class Display:
     ) -> None:
         self._bar.stop()
 
+    def show(self, done: int, total: int, what: str, left: str = "") -> None:
+        """Show how many of all are done, and what is, or was, at work."""
+        self._bar.update(self._task, completed=done, total=total, left=left, description=what)
+        if not self.console.is_terminal:
+            line = f"{done} of {total}: {what}" + (f" ({left})" if left else "")
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class Display(Bar):
+    """Shows each ``Progress`` of a grid of training runs that it is called with."""
+
     def __call__(self, now: Progress) -> None:
         """Show where the grid stands."""
-        latest = "starting" if now.latest is None else describe(now.latest)
-        left = time_left(now.seconds_left)
-        self._bar.update(
-            self._task, completed=now.done, total=now.total, left=left, description=latest
-        )
-        if not self.console.is_terminal and now.latest is not None:
-            line = f"{now.done} of {now.total}: {latest} ({left})"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if now.latest is not None:
+            self.show(now.done, now.total, describe(now.latest), time_left(now.seconds_left))
+        elif self.console.is_terminal:
+            self.show(now.done, now.total, "starting", time_left(now.seconds_left))
 
 
 def describe(outcome: Record | Failure) -> str:

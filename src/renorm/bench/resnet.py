@@ -1,0 +1,81 @@
+"""ResNet-18 in plain torch, for a training step of a whole net without another dependency."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import renorm
+from renorm.bench.providers import AUTO, BASELINE, mid_ramp
+from renorm.bench.timing import Clock, Marks, Step
+
+CLASSES = 100
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each with batch norm, around a shortcut."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outside)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inside != outside:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (N, inside, H, W) to (N, outside, H / stride, W / stride)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+def resnet18() -> nn.Sequential:
+    """The net of He et al. 2016 (arXiv 1512.03385), table 1."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 64, 7, 2, padding=3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, padding=1),
+    ]
+    inside = 64
+    for outside, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [Block(inside, outside, stride), Block(outside, outside, 1)]
+        inside = outside
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, CLASSES))
+
+
+def variants(kernel: str) -> dict[str, Callable[[], nn.Module]]:
+    """The net with nn.BatchNorm, and converted; both from the same weights."""
+
+    def plain() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return resnet18()
+
+    def converted() -> nn.Module:
+        kernel_or_none = None if kernel == AUTO else kernel
+        return mid_ramp(renorm.convert(plain(), kernel=kernel_or_none))
+
+    return {BASELINE: plain, "renorm" if kernel == AUTO else f"renorm, {kernel}": converted}
+
+
+def step_of(net: nn.Module, images: Tensor) -> Step:
+    """A training step: forward with the loss, then backward with SGD's update."""
+    labels = torch.arange(len(images), device=images.device) % CLASSES
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+
+    def step(clock: Clock) -> Marks:
+        optimizer.zero_grad(set_to_none=True)
+        start = clock.mark()
+        loss = F.cross_entropy(net(images), labels)
+        middle = clock.mark()
+        loss.backward()
+        optimizer.step()
+        return [start, middle, clock.mark()]
+
+    return step
