@@ -12,6 +12,8 @@ from renorm.kernels import Call, Outcome, accumulation_dtype, finished
 
 __all__ = ["batch_renorm"]
 
+_SINGLE = ("raise", "running")
+
 
 def batch_renorm(
     x: Tensor,
@@ -95,13 +97,22 @@ def batch_renorm(
         residual,
         relu,
     )
-    check(call, single)
-    outcome = apply(call, kernel)
+    outcome = compute(call, single, kernel)
     new_mean, new_var = outcome.new_mean, outcome.new_var
     if running_mean is not None and running_var is not None and new_mean is not None:
         assert new_var is not None
         new_mean, new_var = new_mean.to(running_mean.dtype), new_var.to(running_var.dtype)
     return outcome.y, new_mean, new_var
+
+
+def compute(call: Call, single: str, kernel: str | None = None) -> Outcome:
+    """Check and compute a call; most are known to be right at a glance."""
+    may_be_common = kernel is None and single in _SINGLE
+    outcome = kernels.run_common(call) if may_be_common else None
+    if outcome is None:
+        check(call, single)
+        outcome = apply(call, kernel)
+    return outcome
 
 
 def apply(call: Call, kernel: str | None = None) -> Outcome:
@@ -144,7 +155,8 @@ def check(call: Call, single: str) -> None:
     check_settings(call.momentum, call.eps, call.microbatch, single)
     if call.mask is not None:
         check_mask(x, call.mask)
-    _check_counts(call, single)
+    elif x.shape[0] <= 1 or call.microbatch is not None:
+        _check_counts(call, single)
 
 
 def _mismatch(call: Call) -> ArgumentError:
@@ -190,7 +202,7 @@ def check_settings(
             f"microbatch is the number of examples that share statistics, at least 1, got "
             f"{microbatch!r}. Use None for the whole batch."
         )
-    if single not in ("raise", "running"):
+    if single not in _SINGLE:
         raise ArgumentError(f"single must be 'raise' or 'running', got {single!r}.")
     kernels.check_name(kernel)
 
@@ -216,8 +228,10 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
 
 
 def _check_counts(call: Call, single: str) -> None:
-    if call.mask is not None:  # counts are then data, and the running statistics serve
-        return
+    """Refuse a group of one value, where nothing says what to do with it.
+
+    Under a mask counts are data, and the running statistics serve.
+    """
     n, size = call.x.shape[0], call.microbatch or call.x.shape[0]
     smallest = n % size if size and n % size else min(n, size)
     if smallest * call.x.shape[2:].numel() != 1:

@@ -1,6 +1,8 @@
 """When the kernel in C serves, when it does not, and what is said then."""
 
 import importlib
+import os
+import subprocess
 import sys
 from typing import Any
 
@@ -9,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from renorm import BatchRenorm2d, kernels
+from renorm import BatchRenorm2d, functional, kernels
 from renorm.errors import ArgumentError
 from renorm.kernels import Call, cpu
+from renorm.limits import Ramp
 
 BUILT = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
 x = torch.randn(6, 3, 4)
@@ -109,3 +112,106 @@ def test_the_extension_refuses_a_wrong_number_of_arguments() -> None:
         with pytest.raises(TypeError, match=r"expected \d+ arguments, got 1"):
             function(1)
     assert not cpu.native.use("unheard of")
+
+
+UNCOMMON: list[dict[str, Any]] = [
+    {"x": x.int()},
+    {"x": x.to(torch.complex64)},
+    {"x": x.to("meta")},
+    {"x": x.as_subclass(Wrapped)},
+    {"x": torch.ops.aten._neg_view(x)},
+    {"x": x[0, 0]},
+    {"x": x[:1, :, :1]},
+    {"x": x[:0]},
+    {"x": x[:, :0]},
+    {"running_mean": None},
+    {"running_var": torch.ones(4)},
+    {"running_var": torch.ones(3, 1)},
+    {"running_var": torch.ones(6)[::2]},
+    {"running_mean": torch.zeros(3, dtype=torch.int64)},
+    {"weight": Own(torch.ones(3))},
+    {"weight": torch.ones(3, device="meta")},
+    {"bias": torch.ops.aten._neg_view(torch.ones(3))},
+    {"mask": torch.ones(6, 4).bool()},
+    {"residual": x},
+    {"microbatch": 2},
+    {"r_max": 0.5},
+    {"r_max": float("nan")},
+    {"r_max": torch.tensor(2.0)},
+    {"r_max": Ramp(1, 3)},
+    {"d_max": -1.0},
+    {"momentum": 1.5},
+    {"momentum": torch.tensor(0.1)},
+    {"eps": 0.0},
+    {"eps": float("inf")},
+    {"eps": "1"},
+]
+
+
+@BUILT
+@pytest.mark.parametrize("changed", UNCOMMON, ids=str)
+def test_what_is_not_common_is_looked_at_closely(changed: dict[str, Any]) -> None:
+    assert cpu.is_common(_call())
+    assert not cpu.is_common(_call()._replace(**changed))
+
+
+@BUILT
+@pytest.mark.parametrize(
+    "common",
+    [
+        {"x": x.bfloat16()},
+        {"x": x.double().requires_grad_()},
+        {"x": x.transpose(1, 2).contiguous().transpose(1, 2)},
+        {"running_mean": None, "running_var": None},
+        {"weight": torch.nn.Parameter(torch.ones(3)), "relu": True},
+        {"r_max": float("inf"), "d_max": float("inf"), "momentum": 1},
+    ],
+    ids=str,
+)
+def test_what_is_common_passes_every_other_check(common: dict[str, Any]) -> None:
+    call = _call(**common)
+    assert cpu.is_common(call)
+    functional.check(call, "raise")
+    assert kernels.choose(call).kernel == "cpu"
+
+
+@BUILT
+def test_nothing_is_common_under_a_transform() -> None:
+    call = _call()
+    with FlopCounterMode(display=False):
+        assert not cpu.is_common(call)
+    with torch.autograd.forward_ad.dual_level():
+        assert not cpu.is_common(call)
+    assert torch.func.vmap(lambda t: torch.tensor(cpu.is_common(call)) + t * 0)(x[0]).sum() == 0
+
+
+PROGRAM = """
+import torch
+from renorm import BatchRenorm1d, kernels
+from renorm.errors import ArgumentError
+layer, x = BatchRenorm1d(3), torch.randn(6, 3)
+try:
+    layer(x)
+    print("served by", kernels.choose(kernels.Call(x, None, None, None, None, 1, 0, 0, 1)).kernel)
+    layer(x.expand(2, 6, 3).transpose(1, 2), mask=torch.ones(2, 6).bool())
+except ArgumentError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("composite", ["served by composite"]),
+        ("aten", ["served by aten", "The kernel 'aten' was asked for, but a mask needs weighted"]),
+        ("fast", ["There is no kernel 'fast'; there are cpu, aten, composite."]),
+    ],
+)
+def test_the_environment_asks_for_a_kernel(name: str, said: list[str]) -> None:
+    environment = {**os.environ, "RENORM_KERNEL": name}
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(said)
+    assert all(map(str.startswith, lines, said))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from renorm import BatchRenorm2d, kernels
+from renorm import BatchRenorm2d, functional
 from renorm.kernels import Call, Outcome, cpu
 from support.cases import CASES, Case, inputs
 from support.subjects import CPU, fill, step
@@ -33,13 +33,13 @@ def test_the_same_as_copied_back(case: Case, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_nothing_is_copied_in_a_plain_step(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: list[Outcome] = []
-    run = kernels.run
+    compute = functional.compute
 
-    def watched(call: Call, kernel: str | None = None) -> Outcome:
-        outcomes.append(run(call, kernel))
+    def watched(call: Call, single: str, kernel: str | None = None) -> Outcome:
+        outcomes.append(compute(call, single, kernel))
         return outcomes[-1]
 
-    monkeypatch.setattr(kernels, "run", watched)
+    monkeypatch.setattr(functional, "compute", watched)
     layer: Any = BatchRenorm2d(3)
     layer(torch.randn(4, 3, 5, 5))
     assert [o.new_mean for o in outcomes] == [None]

@@ -133,7 +133,7 @@ LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
 FUSED = Subject(
     "BatchRenormActNd", _activated, activates=True,
-    takes=lambda case: cpu.MISSING is None or rounded_once(case),
+    takes=lambda case: (case.relu and cpu.MISSING is None) or rounded_once(case),
 )  # fmt: skip
 COMPOSED = Subject(
     "BatchRenormActNd composed", _watched, activates=True,

@@ -10,4 +10,5 @@ from renorm.kernels.select import check_name as check_name
 from renorm.kernels.select import choose as choose
 from renorm.kernels.select import names as names
 from renorm.kernels.select import run as run
+from renorm.kernels.select import run_common as run_common
 from renorm.kernels.snapshot import snapshot as snapshot

@@ -151,17 +151,22 @@ class BatchRenorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if not isinstance(input, Tensor):  # a proxy of torch.fx knows no shape
             return
+        rank = input.dim()
+        fits = rank in self._ranks if self._ranks else rank >= 2
+        if not fits or input.size(1) != self.num_features:
+            self._refuse(input)
+
+    def _refuse(self, input: Tensor) -> None:
         if self._ranks and input.dim() not in self._ranks:
             allowed = " or ".join(f"{rank}-D" for rank in self._ranks)
             raise ArgumentError(
                 f"{type(self).__name__} takes {allowed} input (N, C, *spatial), got "
                 f"{input.dim()}-D of shape {tuple(input.shape)}."
             )
-        if input.dim() < 2 or input.shape[1] != self.num_features:
-            raise ArgumentError(
-                f"{type(self).__name__}({self.num_features}) takes input with "
-                f"{self.num_features} channels in dimension 1, got shape {tuple(input.shape)}."
-            )
+        raise ArgumentError(
+            f"{type(self).__name__}({self.num_features}) takes input with {self.num_features} "
+            f"channels in dimension 1, got shape {tuple(input.shape)}."
+        )
 
     def _by_running_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mean, var = self.running_mean, self.running_var
@@ -185,15 +190,15 @@ class BatchRenorm(_BatchNorm):
         keeps = not repeats and may_be_repeated()
         in_place = tracks and not (repeats or keeps or torch.compiler.is_compiling())
         call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
-        functional.check(call, self.single)
         if reference is None:
-            return functional.apply(call, self.kernel).y
+            return functional.compute(call, self.single, self.kernel).y
         repeated = None
         if repeats:
+            functional.check(call, self.single)
             mean = kernels.batch_mean(call, self.kernel)
             reference, repeated = self._memory.find(mean, reference)
             call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
-        outcome = functional.apply(call, self.kernel)
+        outcome = functional.compute(call, self.single, self.kernel)
         if keeps:
             self._memory.keep(outcome.batch_mean, reference)
         if tracks and outcome.new_mean is not None:

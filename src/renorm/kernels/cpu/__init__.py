@@ -7,10 +7,11 @@ three-dimensional likes (``x.t()``, ``x.transpose(1, 2)``); any other is first m
 
 import ctypes
 import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 from renorm.kernels.composite import repeated
@@ -29,7 +30,7 @@ except ImportError as error:
 # whether rows of channels lie together, and N, C, S
 Sizes = tuple[bool, int, int, int]
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # in the order of the code
 # makes statistics for x of each dtype; 0.7 microseconds, torch.empty with a dtype takes 1.2
 _EMPTY = {
     dtype: torch.empty(0, dtype=accumulation_dtype(dtype), device="cpu").new_empty
@@ -54,7 +55,7 @@ def _connect() -> str | None:
         ]
     except (OSError, AttributeError):
         return f"torch {torch.__version__} does not export torch_parallel_for"
-    native.connect(*addresses)
+    native.connect(*addresses, *_PLAIN, *_DTYPES)
     return None
 
 
@@ -80,47 +81,52 @@ def obstacle(call: Call) -> str | None:
     return None
 
 
+def is_common(call: Call) -> bool:
+    """Whether this is a call of the most common kind, valid, and for this kernel.
+
+    That is one question to the code in C. Calls of any other kind are looked at piece by piece,
+    which takes longer.
+    """
+    return (
+        MISSING is None
+        and not torch.compiler.is_compiling()
+        and call.mask is None
+        and call.residual is None
+        and call.microbatch is None
+        and native.plain(*call[:9])
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._is_tracing()
+    )
+
+
 def run(call: Call) -> Outcome:
     """Normalize; all of the call is done in one pass."""
+    sizes = _sizes(call.x, call.microbatch)
+    if sizes is None or not _lies_alike(call, sizes):
+        call = _arranged(call)
+        sizes = _sizes(call.x, call.microbatch)
+        assert sizes is not None
     statistics: list[Any] = []
     if torch.is_grad_enabled():
-        y = _Normalize.apply(call.x, call.weight, call.bias, call.residual, call, statistics)
+        x, _, _, weight, bias = call[:5]
+        y = _Normalize.apply(x, weight, bias, call.residual, call, sizes, statistics)
     else:
-        lying = _as_it_lies(call)
-        y = torch.empty_like(lying.x)
-        _forward(lying, y, call, statistics)
+        y = torch.empty_like(call.x)
+        _forward(call, sizes, y, statistics)
     saved, new_mean, new_var, counted = statistics
     return Outcome(y, saved[0], new_mean, new_var, counted)
 
 
 def batch_mean(call: Call) -> Tensor:
     """The (G, C) means that ``run`` would return, bit for bit."""
+    call = _arranged(call._replace(in_place=False))
+    sizes = _sizes(call.x, call.microbatch)
+    assert sizes is not None
     statistics: list[Any] = []
-    _forward(_as_it_lies(call), None, call._replace(in_place=False), statistics)
+    _forward(call, sizes, None, statistics)
     return statistics[0][0]
-
-
-class _Lying(NamedTuple):
-    """The tensors of one call, or copies of them, that all lie alike."""
-
-    x: Tensor
-    sizes: Sizes
-    mask: Tensor | None
-    residual: Tensor | None
-
-
-def _as_it_lies(call: Call) -> _Lying:
-    x, mask, residual = call.x, call.mask, call.residual
-    sizes = _sizes(x, call.microbatch)
-    if sizes is None:
-        x = x.resolve_neg().contiguous()
-        sizes = _sizes(x, call.microbatch)
-        assert sizes is not None
-    if mask is not None:
-        mask = mask.contiguous()
-    if residual is not None and _sizes(residual, call.microbatch) != sizes:
-        residual = torch.empty_like(x).copy_(residual)
-    return _Lying(x, sizes, mask, residual)
 
 
 def _sizes(x: Tensor, microbatch: int | None = None) -> Sizes | None:
@@ -144,64 +150,79 @@ def _sizes(x: Tensor, microbatch: int | None = None) -> Sizes | None:
     return (True, n, c, x.numel() // (n * c)) if rows else None
 
 
-def _vector(t: Tensor | None, alive: list[Tensor]) -> tuple[int, int]:
-    """Address and dtype of a (C,) tensor; what is copied to have one is kept in ``alive``."""
-    if t is None:
-        return 0, 0
-    if t.is_neg() or not t.is_contiguous():
-        t = t.detach().resolve_neg().contiguous()
-        alive.append(t)
-    return t.data_ptr(), _DTYPES[t.dtype]
+def _lies(t: Tensor | None) -> bool:
+    return t is None or (t.is_contiguous() and not t.is_neg())
 
 
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
+def _lies_alike(call: Call, sizes: Sizes) -> bool:
+    """Whether everything else can be taken as it lies, too."""
+    return (
+        all(map(_lies, call[1:5]))
+        and _lies(call.mask)
+        and (call.residual is None or _sizes(call.residual, call.microbatch) == sizes)
+    )
 
 
-def _forward(lying: _Lying, y: Tensor | None, call: Call, statistics: list[Any]) -> None:
+def _arranged(call: Call) -> Call:
+    """The call with tensors that lie as the code in C reads them: copies where they do not."""
+    if _sizes(call.x, call.microbatch) is None:
+        call = call._replace(x=call.x.resolve_neg().contiguous())
+    made: dict[str, Any] = {}
+    for name in ("running_mean", "running_var", "weight", "bias", "mask"):
+        value = getattr(call, name)
+        if not _lies(value):
+            made[name] = value.resolve_neg().contiguous()
+    residual, x = call.residual, call.x
+    if residual is not None and _sizes(residual, call.microbatch) != _sizes(x, call.microbatch):
+        made["residual"] = torch.empty_like(x).copy_(residual)
+    # a copy of the statistics is not what is to be moved
+    in_place = call.in_place and not made.keys() & {"running_mean", "running_var"}
+    return call._replace(**made, in_place=in_place)
+
+
+def _forward(call: Call, sizes: Sizes, y: Tensor | None, statistics: list[Any]) -> None:
     """Write y; ``statistics`` becomes saved, new mean, new var, counted.
 
     ``saved`` (5, G, C) is the mean, what rounding took from it, var, r and d.
     """
-    x, sizes, mask, residual = lying
-    n, c = sizes[1], sizes[2]
-    size = n if call.microbatch is None else call.microbatch
+    x, mean, var, weight, bias, _, _, momentum, eps, mask, microbatch, residual, relu, *_ = call
+    _, n, c, _ = sizes
+    size = n if microbatch is None else microbatch
+    new_mean = new_var = counter = None
     empty = _EMPTY[x.dtype]
     saved = empty((_STATISTICS, -(-n // size), c))
-    mean, var, counter = call.running_mean, call.running_var, call.counter
-    new_mean, new_var = mean, var
-    if not _may_be_written(call, saved.dtype):
-        counter = None
-        if mean is not None:
-            new_mean, new_var = empty(c), empty(c)
-    alive: list[Tensor] = []
+    in_place = _may_be_written(call, saved.dtype)
+    if in_place:
+        new_mean, new_var, counter = mean, var, call.counter
+    elif mean is not None:
+        new_mean, new_var = empty(c), empty(c)
     counted = native.forward(
-        _DTYPES[x.dtype],
+        x,
         *sizes,
         size,
-        call.relu,
-        x.data_ptr(),
-        _address(mask),
-        _address(residual),
-        _address(y),
-        saved.data_ptr(),
-        *_vector(call.weight, alive),
-        *_vector(call.bias, alive),
-        *_vector(mean, alive),
-        *_vector(var, alive),
-        _address(new_mean),
-        _address(new_var),
-        _address(counter),
+        relu,
+        mask,
+        residual,
+        y,
+        saved,
+        weight,
+        bias,
+        mean,
+        var,
+        new_mean,
+        new_var,
+        counter,
         *call.bounds(),
-        call.momentum,
-        call.eps,
+        momentum,
+        eps,
     )
-    if mean is None or var is None or counter is not None:
+    if new_mean is None:
         statistics += [saved, None, None, None]
+    elif in_place:
+        statistics += [saved, None, None, None]
+        torch._C._increment_version([mean, var, counter])  # type: ignore[list-item]
     else:
         statistics += [saved, new_mean, new_var, _COUNTED if counted else _NOT_COUNTED]
-    if mean is not None and var is not None and counter is not None:
-        torch._C._increment_version([mean, var, counter])
 
 
 def _may_be_written(call: Call, dtype: torch.dtype) -> bool:
@@ -212,10 +233,9 @@ def _may_be_written(call: Call, dtype: torch.dtype) -> bool:
         and mean is not None
         and var is not None
         and type(counter) is Tensor
-        and mean.dtype == dtype == var.dtype
-        and counter.dtype == torch.int64
-        and mean.is_contiguous()
-        and var.is_contiguous()
+        and mean.dtype is dtype
+        and var.dtype is dtype
+        and counter.dtype is torch.int64
         and not mean.is_inference()
     )
 
@@ -231,25 +251,26 @@ class _Normalize(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         call: Call,
+        sizes: Sizes,
         statistics: list[Any],
     ) -> Tensor:
-        lying = _as_it_lies(call)
-        y = torch.empty_like(lying.x)
-        _forward(lying, y, call, statistics)
+        y = torch.empty_like(x)
+        _forward(call, sizes, y, statistics)
         # the sign before a ReLU is computed again from x, or read where a residual went into it
         sign = y if call.relu and residual is not None else None
         bias_of_sign = bias if call.relu and sign is None else None
-        ctx.save_for_backward(lying.x, weight, bias_of_sign, sign, lying.mask, statistics[0])
-        ctx.settings = (call.microbatch, call.relu, call.running_mean is not None, call.eps)
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.save_for_backward(x, weight, bias_of_sign, sign, call.mask, statistics[0])
+        bias_dtype = None if bias is None else bias.dtype
+        renormalizes = call.running_mean is not None
+        ctx.settings = (sizes, call.microbatch, call.relu, renormalizes, call.eps, bias_dtype)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dy = grads[0]
         if _is_last_derivative(dy):
-            return *_backward(ctx, dy), None, None
-        return *_differentiable(ctx, dy), None, None
+            return *_backward(ctx, dy), None, None, None
+        return *_differentiable(ctx, dy), None, None, None
 
 
 def _is_last_derivative(dy: Tensor) -> bool:
@@ -267,17 +288,15 @@ def _is_last_derivative(dy: Tensor) -> bool:
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of x, weight, bias and residual."""
     x, weight, bias, sign, mask, saved = ctx.saved_tensors
-    microbatch, relu, renormalizes, eps = ctx.settings
+    sizes, microbatch, relu, renormalizes, eps, bias_dtype = ctx.settings
     need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
-    sizes = _sizes(x, microbatch)
-    if sizes is None:  # a hook on saved tensors may return another layout
+    if _sizes(x, microbatch) != sizes:  # a hook on saved tensors may return another layout
         x = x.contiguous()
         sizes = _sizes(x, microbatch)
         assert sizes is not None
-    if _sizes(dy, microbatch) != sizes:
-        dy = torch.empty_like(x).copy_(dy)
-    if sign is not None and _sizes(sign, microbatch) != sizes:
-        sign = torch.empty_like(x).copy_(sign)
+    dy = _like(dy, x, sizes, microbatch)
+    sign = None if sign is None else _like(sign, x, sizes, microbatch)
+    weight, bias = (t if _lies(t) else t.resolve_neg().contiguous() for t in (weight, bias))
     masks_residual = need_residual and relu
     dx = torch.empty_like(x) if need_x or masks_residual else None
     dresidual = torch.empty_like(x) if masks_residual else dy if need_residual else None
@@ -285,37 +304,42 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     empty = _EMPTY[x.dtype]
     dweight = empty(c) if need_weight else None
     dbias = empty(c) if need_bias else None
-    alive: list[Tensor] = []
     native.backward(
-        _DTYPES[x.dtype],
+        x,
         *sizes,
         sizes[1] if microbatch is None else microbatch,
         relu,
-        x.data_ptr(),
-        _address(mask),
-        dy.data_ptr(),
-        _address(sign),
-        _address(dx),
-        _address(dresidual) if masks_residual else 0,
-        saved.data_ptr(),
+        mask,
+        dy,
+        sign,
+        dx,
+        dresidual if masks_residual else None,
+        saved,
         renormalizes,
-        *_vector(weight, alive),
-        *_vector(bias, alive),
-        _address(dweight),
-        _address(dbias),
+        weight,
+        bias,
+        dweight,
+        dbias,
         eps,
     )
-    if dweight is not None and dweight.dtype != weight.dtype:
+    if dweight is not None and dweight.dtype is not weight.dtype:
         dweight = dweight.to(weight.dtype)
-    if dbias is not None and dbias.dtype != ctx.bias_dtype:
-        dbias = dbias.to(ctx.bias_dtype)
+    if dbias is not None and dbias.dtype is not bias_dtype:
+        dbias = dbias.to(bias_dtype)
     return dx if need_x else None, dweight, dbias, dresidual
+
+
+def _like(t: Tensor, x: Tensor, sizes: Sizes, microbatch: int | None) -> Tensor:
+    """t, or a copy of it that lies like x."""
+    if _sizes(t, microbatch) == sizes:
+        return t
+    return torch.empty_like(x).copy_(t)
 
 
 def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The same gradients by operations that can be differentiated again."""
     x, weight, bias, sign, mask, saved = ctx.saved_tensors
-    microbatch, relu, _, eps = ctx.settings
+    _, microbatch, relu, _, eps, bias_dtype = ctx.settings
     need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
     create_graph = torch.is_grad_enabled()
     call = Call(x, None, None, weight, bias, 1.0, 0.0, 0.0, eps, mask, microbatch)
@@ -335,6 +359,6 @@ def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return (
         next(found) if need_x else None,
         next(found) if need_weight else None,
-        counted.sum(dims, dtype=saved.dtype).to(ctx.bias_dtype) if need_bias else None,
+        counted.sum(dims, dtype=saved.dtype).to(bias_dtype) if need_bias else None,
         dy if need_residual else None,
     )
