@@ -149,7 +149,7 @@ UNCOMMON: list[dict[str, Any]] = [
 
 
 @BUILT
-@pytest.mark.parametrize("changed", UNCOMMON, ids=str)
+@pytest.mark.parametrize("changed", UNCOMMON, ids=lambda changed: next(iter(changed)))
 def test_what_is_not_common_is_looked_at_closely(changed: dict[str, Any]) -> None:
     assert cpu.is_common(_call())
     assert not cpu.is_common(_call()._replace(**changed))
@@ -166,7 +166,7 @@ def test_what_is_not_common_is_looked_at_closely(changed: dict[str, Any]) -> Non
         {"weight": torch.nn.Parameter(torch.ones(3)), "relu": True},
         {"r_max": float("inf"), "d_max": float("inf"), "momentum": 1},
     ],
-    ids=str,
+    ids=["half", "double", "channels_last", "no reference", "parameter", "unclipped"],
 )
 def test_what_is_common_passes_every_other_check(common: dict[str, Any]) -> None:
     call = _call(**common)

@@ -196,6 +196,7 @@ def test_first_values_that_are_unlike_the_rest_cost_no_accuracy(
     sigma = (call.running_var.double() + 1e-5).sqrt()
     step_of_sigma = 0.1 * ((var + 1e-5).sqrt() - sigma)
     assert outcome.new_var is not None
+    assert outcome.batch_mean is not None
     torch.testing.assert_close(
         outcome.new_var.double(), (sigma + step_of_sigma).square() - 1e-5, rtol=2e-5, atol=0
     )
@@ -288,7 +289,9 @@ def test_strided_parameters_of_other_dtypes() -> None:
 def test_batch_mean_is_that_of_a_run(microbatch: int | None) -> None:
     for shape in SHAPES:
         call = _call(100 + torch.randn(shape), microbatch=microbatch)
-        assert torch.equal(kernels.batch_mean(call, "cpu"), kernels.run(call, "cpu").batch_mean)
+        mean = kernels.run(call, "cpu").batch_mean
+        assert mean is not None
+        assert torch.equal(kernels.batch_mean(call, "cpu"), mean)
 
 
 def _leaves() -> list[Tensor]:

@@ -16,7 +16,7 @@ class Call(NamedTuple):
     may also be ramps, for a kernel to evaluate at the ``counter`` where that lies.
 
     With ``in_place`` a kernel that can moves the running statistics and the counter itself, after
-    it has read them, and its outcome has none.
+    it has read them, and its outcome may have none.
     """
 
     x: Tensor  # (N, C, *spatial)
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
     """The output, and statistics that carry no gradient."""
 
     y: Tensor  # (N, C, *spatial), dtype and memory format of x
-    batch_mean: Tensor  # (G, C): one row a group of examples
+    batch_mean: Tensor | None  # (G, C), one row a group of examples; None after in_place
     new_mean: Tensor | None  # (C,)
     new_var: Tensor | None  # (C,)
     counted: Tensor | None  # () bool: whether this batch entered the new statistics

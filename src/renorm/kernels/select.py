@@ -89,7 +89,7 @@ def run_common(call: Call) -> Outcome | None:
 
     The same as ``choose`` and ``run`` after all checks, in a fraction of their time.
     """
-    return cpu.run(call) if _REQUESTED is None and cpu.is_common(call) else None
+    return cpu.run_common(call) if _REQUESTED is None and cpu.is_common(call) else None
 
 
 def batch_mean(call: Call, kernel: str | None = None) -> Tensor:

@@ -123,7 +123,7 @@ class BatchRenorm(_BatchNorm):
     ) -> Tensor:
         """The output, with a residual added and negative values made 0 where asked for."""
         self._check_input_dim(x)
-        if self.running_mean is not None and (self.frozen or not self.training):
+        if (self.frozen or not self.training) and self.running_mean is not None:
             y = self._by_running_statistics(x, mask)
             y = y if residual is None else y + residual
             # in place saves a tensor of that size, but exported programs are free of it
@@ -200,6 +200,7 @@ class BatchRenorm(_BatchNorm):
             call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
         outcome = functional.compute(call, self.single, self.kernel)
         if keeps:
+            assert outcome.batch_mean is not None
             self._memory.keep(outcome.batch_mean, reference)
         if tracks and outcome.new_mean is not None:
             self._write(outcome, repeated)

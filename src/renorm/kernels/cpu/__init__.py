@@ -104,10 +104,21 @@ def is_common(call: Call) -> bool:
 def run(call: Call) -> Outcome:
     """Normalize; all of the call is done in one pass."""
     sizes = _sizes(call.x, call.microbatch)
-    if sizes is None or not _lies_alike(call, sizes):
-        call = _arranged(call)
-        sizes = _sizes(call.x, call.microbatch)
-        assert sizes is not None
+    if sizes is not None and _lies_alike(call, sizes):
+        return _run(call, sizes)
+    call = _arranged(call)
+    sizes = _sizes(call.x, call.microbatch)
+    assert sizes is not None
+    return _run(call, sizes)
+
+
+def run_common(call: Call) -> Outcome:
+    """Normalize where ``is_common`` has said that only x may have to be arranged."""
+    sizes = _sizes(call.x)
+    return run(call) if sizes is None else _run(call, sizes)
+
+
+def _run(call: Call, sizes: Sizes) -> Outcome:
     statistics: list[Any] = []
     if torch.is_grad_enabled():
         x, _, _, weight, bias = call[:5]
@@ -116,7 +127,8 @@ def run(call: Call) -> Outcome:
         y = torch.empty_like(call.x)
         _forward(call, sizes, y, statistics)
     saved, new_mean, new_var, counted = statistics
-    return Outcome(y, saved[0], new_mean, new_var, counted)
+    # a view takes as long as an allocation; whoever has the statistics moved in place needs none
+    return Outcome(y, None if call.in_place else saved[0], new_mean, new_var, counted)
 
 
 def batch_mean(call: Call) -> Tensor:
@@ -262,7 +274,15 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias_of_sign, sign, call.mask, statistics[0])
         bias_dtype = None if bias is None else bias.dtype
         renormalizes = call.running_mean is not None
-        ctx.settings = (sizes, call.microbatch, call.relu, renormalizes, call.eps, bias_dtype)
+        ctx.settings = (
+            sizes,
+            x.stride(),
+            call.microbatch,
+            call.relu,
+            renormalizes,
+            call.eps,
+            bias_dtype,
+        )
         return y
 
     @staticmethod
@@ -288,15 +308,16 @@ def _is_last_derivative(dy: Tensor) -> bool:
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of x, weight, bias and residual."""
     x, weight, bias, sign, mask, saved = ctx.saved_tensors
-    sizes, microbatch, relu, renormalizes, eps, bias_dtype = ctx.settings
+    sizes, strides, microbatch, relu, renormalizes, eps, bias_dtype = ctx.settings
     need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
-    if _sizes(x, microbatch) != sizes:  # a hook on saved tensors may return another layout
+    if x.stride() != strides:  # a hook on saved tensors may return another layout
         x = x.contiguous()
         sizes = _sizes(x, microbatch)
         assert sizes is not None
-    dy = _like(dy, x, sizes, microbatch)
-    sign = None if sign is None else _like(sign, x, sizes, microbatch)
-    weight, bias = (t if _lies(t) else t.resolve_neg().contiguous() for t in (weight, bias))
+    dy = _like(dy, x)
+    sign = None if sign is None else _like(sign, x)
+    weight = weight if _lies(weight) else weight.contiguous()
+    bias = bias if _lies(bias) else bias.contiguous()
     masks_residual = need_residual and relu
     dx = torch.empty_like(x) if need_x or masks_residual else None
     dresidual = torch.empty_like(x) if masks_residual else dy if need_residual else None
@@ -329,9 +350,9 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx if need_x else None, dweight, dbias, dresidual
 
 
-def _like(t: Tensor, x: Tensor, sizes: Sizes, microbatch: int | None) -> Tensor:
+def _like(t: Tensor, x: Tensor) -> Tensor:
     """t, or a copy of it that lies like x."""
-    if _sizes(t, microbatch) == sizes:
+    if t.stride() == x.stride() and not t.is_neg():
         return t
     return torch.empty_like(x).copy_(t)
 
@@ -339,7 +360,7 @@ def _like(t: Tensor, x: Tensor, sizes: Sizes, microbatch: int | None) -> Tensor:
 def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The same gradients by operations that can be differentiated again."""
     x, weight, bias, sign, mask, saved = ctx.saved_tensors
-    _, microbatch, relu, _, eps, bias_dtype = ctx.settings
+    _, _, microbatch, relu, _, eps, bias_dtype = ctx.settings
     need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
     create_graph = torch.is_grad_enabled()
     call = Call(x, None, None, weight, bias, 1.0, 0.0, 0.0, eps, mask, microbatch)
