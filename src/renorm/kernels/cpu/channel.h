@@ -58,6 +58,9 @@ static void NAME(correct)(const NAME(group) *g, int64_t first, int64_t channels,
     }
 }
 
+/* A coefficient; of the NaNs only the one whose rounding to 16 bits cannot carry over. */
+INLINE REAL NAME(coefficient)(double value) { return value == value ? (REAL)value : (REAL)NAN; }
+
 /* What the elementwise pass of the forward multiplies x - mean by, and what it adds then. */
 static void NAME(forward_map)(const NAME(group) *g, int64_t first, int64_t channels, REAL *scale,
                               REAL *offset) {
@@ -68,8 +71,8 @@ static void NAME(forward_map)(const NAME(group) *g, int64_t first, int64_t chann
     for (int64_t i = 0; i < channels; i++) {
         const int64_t at = first + i;
         double slope = weight[i] * g->r[at] / sqrt(g->var[at] + eps);
-        scale[i] = (REAL)slope;
-        offset[i] = (REAL)(weight[i] * g->d[at] + bias[i] - slope * g->lost[at]);
+        scale[i] = NAME(coefficient)(slope);
+        offset[i] = NAME(coefficient)(weight[i] * g->d[at] + bias[i] - slope * g->lost[at]);
     }
 }
 
@@ -88,7 +91,7 @@ static void NAME(finish_forward)(const NAME(group) *g, int64_t first, int64_t ch
     if (g->call->renormalizes) NAME(correct)(g, first, channels, mean, var, r, d);
     for (int64_t i = 0; i < channels; i++) {
         const int64_t at = first + i;
-        g->mean[at] = out.m[i] = (REAL)mean[i];
+        g->mean[at] = out.m[i] = NAME(coefficient)(mean[i]);
         g->lost[at] = (REAL)(mean[i] - (REAL)mean[i]);
         g->var[at] = (REAL)var[i];
         g->r[at] = (REAL)r[i];
@@ -114,9 +117,9 @@ static void NAME(finish_backward)(const NAME(group) *g, int64_t first, int64_t c
         g->dweight[at] = g->r[at] * product * invstd + g->d[at] * sums.s[i];
         g->dbias[at] = sums.s[i];
         out.m[i] = g->mean[at];
-        out.a[i] = (REAL)scale;
-        out.b[i] = (REAL)slope;
-        out.c[i] = (REAL)(constant - slope * lost);
+        out.a[i] = NAME(coefficient)(scale);
+        out.b[i] = NAME(coefficient)(slope);
+        out.c[i] = NAME(coefficient)(constant - slope * lost);
     }
 }
 

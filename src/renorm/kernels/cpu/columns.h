@@ -5,16 +5,19 @@
 
 enum { NAME(TOGETHER) = 4, NAME(COLUMN_FLUSH) = 64, NAME(FETCHED_ROWS) = 8 };
 
+/* Rows of a power of two of bytes lie in few sets of a cache: more of them would drive each other out.
+ * Measured: with 3,136 rows of 2 KiB the forward took 2.7 times that of the other way, with 392 rows
+ * of 4 KiB nine tenths of it. */
+enum { NAME(MOST_ROWS) = 1024 };
+
 /* Channels in a block that stays in cache between its passes and leaves no thread idle; 0 if there
- * is none. Less than two cache lines of a row is not worth the way. */
+ * is none. */
 static int64_t NAME(columns_per_block)(const NAME(group) *g) {
-    const int64_t M = g->N * g->S, line = 64 / (int64_t)sizeof(ELEMENT);
-    const int64_t bytes = M * (int64_t)sizeof(ELEMENT) * (g->what & PAIRED ? 2 : 1);
-    for (int64_t block = BLOCK; block >= least(2 * line, BLOCK); block /= 2) {
+    if (g->N * g->S > NAME(MOST_ROWS)) return 0;
+    for (int64_t block = BLOCK; block >= BLOCK / 2; block /= 2) {
         const int64_t blocks = (g->C + block - 1) / block;
         const int64_t most = (blocks + g->threads - 1) / g->threads;
-        const bool balanced = g->threads == 1 || 4 * most * g->threads <= 5 * blocks;
-        if (balanced && bytes * least(block, g->C) <= 524288) return block;
+        if (g->threads == 1 || 4 * most * g->threads <= 5 * blocks) return block;
     }
     return 0;
 }

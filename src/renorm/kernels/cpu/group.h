@@ -12,7 +12,6 @@ typedef struct {
     REAL *mean, *lost, *var, *r, *d;
     double *dweight, *dbias;
     double values; /* in each channel; with fewer than two the running statistics serve */
-    V floor;
     int threads, what;
     atomic_bool *out_of_memory;
 } NAME(group);
@@ -80,6 +79,11 @@ INLINE V NAME(passed)(const NAME(group) *g, int64_t at, int64_t n, V v, V u, V w
     return dy;
 }
 
+/* What the sums have to know: not of the forward's ReLU. */
+INLINE int NAME(summed)(const NAME(group) *g) {
+    return g->what & PAIRED ? g->what : g->what & MASKED;
+}
+
 /* Adds (v, v * v) or, in the backward, (dy, dy * v) to s and q; v = x - shift. */
 INLINE void NAME(add_at)(const NAME(group) *g, int64_t at, int64_t n, V shift, V u, V w, I keep,
                          V *s, V *q, int what) {
@@ -104,6 +108,6 @@ INLINE void NAME(map_at)(const NAME(group) *g, int64_t at, int64_t n, NAME(terms
     }
     if (what & MASKED) result = NAME(kept)(result, keep);
     if (what & ADDED) result += NAME(read)(g->residual + at, n);
-    if (!(what & PAIRED)) result = (V)NAME(either)(result < g->floor, (I)g->floor, (I)result);
+    if (!(what & PAIRED) && (what & RELU)) result = NAME(kept)(result, ~(result < 0));
     NAME(write)(g->out + at, result, n);
 }

@@ -40,13 +40,12 @@ static NAME(group) NAME(group_of)(const NAME(batch) *b, int64_t index) {
     g.dweight = b->gradients + 2 * index * C;
     g.dbias = g.dweight + C;
     g.values = c->mask ? NAME(count)(g.mask, N * S) : (double)(N * S);
-    g.floor = NAME(splat)(c->relu ? 0 : -INFINITY);
     g.threads = b->threads;
     g.what = c->mask ? MASKED : 0;
     if (c->dy)
         g.what |= PAIRED | (!c->relu ? 0 : c->y ? SIGNED : RELU);
-    else if (c->residual)
-        g.what |= ADDED;
+    else
+        g.what |= (c->residual ? ADDED : 0) | (c->relu ? RELU : 0);
     g.out_of_memory = &c->out_of_memory;
     return g;
 }

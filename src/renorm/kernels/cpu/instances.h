@@ -20,7 +20,7 @@
 /* What the loops do. Where it is a constant, each becomes code of its own. */
 enum {
     PAIRED = 1,  /* the backward: x and dy are read */
-    RELU = 2,    /* the backward of a ReLU; its sign is computed again from x ... */
+    RELU = 2,    /* a ReLU; in the backward its sign is computed again from x ... */
     SIGNED = 4,  /* ... or read from y */
     ADDED = 8,   /* the forward adds a residual */
     MASKED = 16, /* some values are padding */
@@ -32,6 +32,9 @@ enum {
     switch (what) {                                                                                \
     case 0:                                                                                        \
         function(__VA_ARGS__, 0);                                                                  \
+        break;                                                                                     \
+    case RELU:                                                                                     \
+        function(__VA_ARGS__, RELU);                                                               \
         break;                                                                                     \
     case PAIRED:                                                                                   \
         function(__VA_ARGS__, PAIRED);                                                             \

@@ -125,7 +125,7 @@ INLINE void NAME(sum_part_as)(const NAME(group) *g, NAME(part) part, NAME(sums) 
 
 static void NAME(sum_part)(const NAME(group) *g, NAME(part) part, NAME(sums) sums,
                            NAME(coefficients) k) {
-    SPECIALIZED(g->what, NAME(sum_part_as), g, part, sums, k)
+    SPECIALIZED(NAME(summed)(g), NAME(sum_part_as), g, part, sums, k)
 }
 
 INLINE void NAME(map_part_as)(const NAME(group) *g, NAME(part) part, NAME(coefficients) k,

@@ -112,7 +112,7 @@ INLINE void NAME(sum_rows_as)(const NAME(table) *b, int64_t part, int what) {
 static void NAME(sum_rows)(int64_t begin, int64_t end, void *context) {
     const NAME(table) *b = context;
     for (int64_t part = begin; part < end; part++) {
-        SPECIALIZED(b->g->what, NAME(sum_rows_as), b, part)
+        SPECIALIZED(NAME(summed)(b->g), NAME(sum_rows_as), b, part)
     }
 }
 

@@ -38,9 +38,10 @@ INLINE double NAME(total)(V value) {
 #if DTYPE_IS_BFLOAT16
 INLINE V NAME(widened)(NAME(packed) p) { return (V)(WIDENED_16(p) << 16); }
 
-/* Round to nearest, ties to even; the bits of a NaN could carry over into infinity. */
+/* Round to nearest, ties to even. A NaN whose upper bits are all ones would carry over into a number:
+ * there is none, for those of a tensor end in zeros and those of a coefficient are the plain one. */
 INLINE NAME(packed) NAME(narrowed)(V value) {
-    I bits = NAME(either)(value != value, (I){0} + 0x7fc00000, (I)value);
+    I bits = (I)value;
     I rounded = bits + 0x7fff + ((bits >> 16) & 1);
     return NARROWED_16(rounded >> 16);
 }
