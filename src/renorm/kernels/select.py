@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from renorm.errors import ArgumentError
-from renorm.kernels import aten, composite, cpu
+from renorm.kernels import aten, composite, cpu, cuda
 from renorm.kernels.call import Call, Outcome, finished
 
 
@@ -21,7 +21,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-_KERNELS = {"cpu": cpu, "aten": aten, "composite": composite}
+_KERNELS = {"cpu": cpu, "cuda": cuda, "aten": aten, "composite": composite}
+_FUSED = {"cpu": "fused in C, on torch's own threads", "cuda": "fused in Triton"}
 
 
 def names() -> tuple[str, ...]:
@@ -46,24 +47,23 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
     """
     check_name(kernel)
     obstacle = _obstacle(call)
-    if kernel == "composite":
-        return Choice(kernel, "asked for")
-    cpu_obstacle = obstacle or cpu.obstacle(call)
-    found = cpu_obstacle if kernel == "cpu" else obstacle
-    if kernel is not None and found:
+    if kernel is not None:
+        found = None if kernel == "composite" else obstacle
+        if found is None and kernel in _FUSED:
+            found = _KERNELS[kernel].obstacle(call)
+        if found is None:
+            return Choice(kernel, "asked for")
         raise ArgumentError(
             f"The kernel {kernel!r} was asked for, but {found}. "
             "Pass kernel=None to have one chosen."
         )
-    if kernel is not None:
-        return Choice(kernel, "asked for")
     if obstacle:
         return Choice("composite", obstacle)
-    if cpu_obstacle is None:
-        return Choice("cpu", "fused in C, on torch's own threads")
-    device = call.x.device.type
-    why = f": {cpu_obstacle}" if device == "cpu" else ""
-    return Choice("aten", f"native operations on {device}{why}")
+    device = call.x.device.type  # a fused kernel has its device's name
+    obstacle = _KERNELS[device].obstacle(call)
+    if obstacle is None:
+        return Choice(device, _FUSED[device])
+    return Choice("aten", f"native operations on {device}: {obstacle}")
 
 
 def run(call: Call, kernel: str | None = None) -> Outcome:
