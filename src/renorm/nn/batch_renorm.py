@@ -1,7 +1,7 @@
 """Batch Renormalization as nn.Modules: subclasses of nn.BatchNorm with the same state."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import functional, kernels
 from renorm.errors import ArgumentError
 from renorm.kernels import Call
-from renorm.limits import paper
+from renorm.limits import Limits, paper
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
 Schedule = Callable[[Any], tuple[Any, Any]]
 PAPER = paper()
+_COUNTS_ON = "cuda"
 
 
 class BatchRenorm(_BatchNorm):
@@ -206,13 +207,19 @@ class BatchRenorm(_BatchNorm):
         return Reference(mean, var, step)
 
     def _call(self, x: Tensor, mask: Tensor | None, reference: Reference | None) -> Call:
-        momentum = self.momentum
+        momentum, counter, in_place = self.momentum, None, False
         if reference is None:
             mean, var, r_max, d_max = None, None, 1.0, 0.0
         else:
             mean, var, step = reference
-            step = _on_host(step)
-            r_max, d_max = self.limits(step)
+            limits: Any = self.limits
+            if type(limits) is Limits and _counts_on_device(step):
+                r_max, d_max, counter = limits.r_max, limits.d_max, step
+                in_place = self.training and self.track_running_stats
+                in_place = in_place and not (may_be_repeated() or in_backward())
+            else:
+                step = _on_host(step)
+                r_max, d_max = limits(step)
             if momentum is None:
                 momentum = 1 / (step + 1)
         return Call(
@@ -227,6 +234,8 @@ class BatchRenorm(_BatchNorm):
             self.eps,
             mask,
             self.microbatch,
+            counter=counter,
+            in_place=in_place,
         )
 
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
@@ -250,6 +259,12 @@ class BatchRenorm(_BatchNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memory": Memory()}
+
+
+def _counts_on_device(step: Tensor | int) -> TypeGuard[Tensor]:
+    """Whether a kernel should read the counter: arithmetic on it is launches of their own."""
+    eager = not torch.compiler.is_compiling()
+    return eager and isinstance(step, Tensor) and step.device.type == _COUNTS_ON
 
 
 def _on_host(step: Tensor | int) -> Tensor | int:

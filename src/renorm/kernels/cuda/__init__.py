@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 from functools import cache
+from math import gcd
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.autograd.graph import increment_version
 
 from renorm.kernels.aten import gradients
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
-from renorm.kernels.cpu import _arranged, _is_last_derivative, _sizes
+from renorm.kernels.cpu import Sizes, _arranged, _is_last_derivative, _sizes
 from renorm.kernels.cuda import launch
 from renorm.limits import Ramp
 
@@ -27,6 +28,7 @@ FUSES = True
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 _CAPABILITY = (8, 0)  # Triton's own lower bound
+_NARROW = 2**30  # numbers that 32 bits count, with room for the masked places of a tile
 
 
 def _absence() -> str | None:
@@ -118,11 +120,9 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _like(t: Tensor | None, x: Tensor) -> Tensor | None:
-    """t with its values where x has its own."""
-    if t is None or _sizes(t) == _sizes(x):
-        return t
-    return torch.empty_like(x).copy_(t)
+def _like(t: Tensor, x: Tensor) -> Tensor:
+    """A tensor with its values where x has its own."""
+    return t if _sizes(t) == _sizes(x) else torch.empty_like(x).copy_(t)
 
 
 def _vector(t: Tensor | None) -> Tensor | None:
@@ -140,15 +140,15 @@ def _number(value: float | Tensor, x: Tensor) -> tuple[Tensor | None, float | No
 
 def _limits(call: Call) -> tuple[Any, Any, Tensor | None]:
     """Both limits as the programs take them, and the counter if these are ramps over it."""
-    ramps, counter, x = (call.r_max, call.d_max), call.counter, call.x
-    r_max, d_max = ramps
+    r_max, d_max, counter, x = call.r_max, call.d_max, call.counter, call.x
     if (
-        not (isinstance(r_max, Ramp) and isinstance(d_max, Ramp))
-        or counter is None
+        counter is None
         or counter.device != x.device
-        or x.dtype == torch.float64  # arguments are float32
+        or x.dtype == torch.float64  # the numbers of a ramp go along as float32
+        or not (isinstance(r_max, Ramp) and isinstance(d_max, Ramp))
     ):
-        return *(_number(limit, x) for limit in call.bounds()), None
+        r_max, d_max = call.bounds()
+        return _number(r_max, x), _number(d_max, x), None
     if r_max.low == r_max.high and d_max.low == d_max.high:
         return (None, r_max.high), (None, d_max.high), None
     return (
@@ -158,59 +158,55 @@ def _limits(call: Call) -> tuple[Any, Any, Tensor | None]:
     )
 
 
-def _shape(chosen: launch.Plan, x: Tensor) -> dict[str, Any]:
-    """The arguments of every program that say how x is cut."""
+def _cut(chosen: launch.Plan, sizes: Sizes, x: Tensor) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The arguments of every program that say how x is cut: sizes, and constants."""
     import triton.language as tl
 
+    n, c, s = sizes
     bn, bc, bs = chosen.tile
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-    return {"BN": bn, "BC": bc, "BS": bs, "ACC": acc, "num_warps": chosen.warps}
+    v = gcd(s, 16)  # values that one load may take
+    constants = {
+        "BN": bn,
+        "BC": bc,
+        "BS": bs,
+        "V": v,
+        "INDEX": tl.int32 if x.numel() <= _NARROW else tl.int64,
+        "ACC": tl.float64 if x.dtype == torch.float64 else tl.float32,
+        "num_warps": chosen.warps,
+    }
+    return (n, c, s // v), constants
 
 
 def _forward(x: Tensor, y: Tensor | None, call: Call, statistics: list[Any]) -> None:
     """Compute a step; ``statistics`` becomes the table, new mean, new var, counted."""
-    programs = _programs()
-    sizes = _sizes(x)
+    programs, sizes = _programs(), _sizes(x)
     assert sizes is not None
     chosen = launch.plan(sizes, _processors(x.device))
-    acc = accumulation_dtype(x.dtype)
-    table = torch.empty((programs.ROWS, x.shape[1]), dtype=acc, device=x.device)
-    parameters = [
-        _vector(t) for t in (call.running_mean, call.running_var, call.weight, call.bias)
-    ]
+    lengths, constants = _cut(chosen, sizes, x)
+    c, acc = x.shape[1], accumulation_dtype(x.dtype)
+    table = torch.empty((programs.ROWS, c), dtype=acc, device=x.device)
+    parameters = (call.running_mean, call.running_var, call.weight, call.bias)
     r_max, d_max, counter = _limits(call)
-    settings = (r_max, d_max, _number(call.momentum, x), counter, *sizes)
-    options = {**_shape(chosen, x), "EPS": call.eps, "RELU": call.relu}
-    residual = None if y is None else _like(call.residual, x)
+    settings = (
+        table, *map(_vector, parameters), r_max, d_max, _number(call.momentum, x), counter, *lengths
+    )  # fmt: skip
+    options = {**constants, "EPS": call.eps, "RELU": call.relu}
+    residual = None if y is None or call.residual is None else _like(call.residual, x)
     with torch.cuda.device_of(x):
         if chosen.parts == 0:
-            programs.whole_forward[(chosen.blocks,)](
-                x, y, residual, table, *parameters, *settings, **options
-            )
+            programs.whole_forward[(chosen.blocks,)](x, y, residual, *settings, **options)
         else:
-            _forward_in_parts(x, y, residual, table, parameters, settings, options, chosen)
+            part = (chosen.n_part, chosen.s_part)
+            partial = table.new_empty((chosen.parts, 3, c))
+            grid = (chosen.blocks, chosen.parts)
+            programs.measure[grid](x, partial, *lengths, *part, **constants)
+            if y is None:
+                grid = (chosen.blocks, 1)
+            programs.normalize[grid](
+                x, y, residual, partial, *settings, *part, chosen.parts,
+                BP=launch.power(chosen.parts), **options,
+            )  # fmt: skip
         statistics += [table, *_committed(table, call)]
-
-
-def _forward_in_parts(
-    x: Tensor,
-    y: Tensor | None,
-    residual: Tensor | None,
-    table: Tensor,
-    parameters: list[Tensor | None],
-    settings: tuple[Any, ...],
-    options: dict[str, Any],
-    chosen: launch.Plan,
-) -> None:
-    programs = _programs()
-    sizes, cut = settings[-3:], (chosen.n_part, chosen.s_part)
-    partial = table.new_empty((chosen.parts, 3, x.shape[1]))
-    grid = (chosen.blocks, chosen.parts)
-    programs.measure[grid](x, partial, *sizes, *cut, **_shape(chosen, x))
-    programs.normalize[grid if y is not None else (chosen.blocks, 1)](
-        x, y, residual, partial, table, *parameters, *settings, *cut, chosen.parts,
-        BP=launch.power(chosen.parts), **options,
-    )  # fmt: skip
 
 
 def _committed(table: Tensor, call: Call) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -224,7 +220,8 @@ def _committed(table: Tensor, call: Call) -> tuple[Tensor | None, Tensor | None,
     sizes["ACC"] = programs.tl.float64 if table.dtype == torch.float64 else programs.tl.float32
     if call.in_place and _writable(table, call):
         programs.commit[(1,)](table, mean, var, mean, var, call.counter, None, c, **sizes)
-        increment_version([t for t in (mean, var, call.counter) if not _untracked(t)])
+        written = (mean, var, call.counter)
+        increment_version([t for t in written if t is not None and not t.is_inference()])
         return None, None, None
     new_mean, new_var = table.new_empty((2, c)).unbind()
     counted = torch.empty((), dtype=torch.bool, device=table.device)
@@ -242,10 +239,6 @@ def _writable(table: Tensor, call: Call) -> bool:
         t is not None and t.dtype == table.dtype and t.is_contiguous() and not t.is_neg()
         for t in (call.running_mean, call.running_var)
     )
-
-
-def _untracked(t: Tensor | None) -> bool:
-    return t is None or t.is_inference()
 
 
 class _Normalize(torch.autograd.Function):
@@ -279,7 +272,7 @@ class _Normalize(torch.autograd.Function):
         dy, needs = grads[0], ctx.needs_input_grad[:4]
         if _is_last_derivative(dy):
             return *_backward(ctx, x, dy, weight, table, y), None, None
-        mean, lost, invstd, r, d, scale, shift = table[:7].unbind()
+        mean, _, invstd, r, d, scale, shift = table[:7].unbind()
         if ctx.relu:
             dy = dy.masked_fill(_below_zero(x, y, mean, scale, shift), 0)
         if not ctx.renormalizes:
@@ -289,9 +282,7 @@ class _Normalize(torch.autograd.Function):
         return dx, dweight, dbias, (dy if needs[3] else None), None, None
 
 
-def _below_zero(
-    x: Tensor, y: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor
-) -> Tensor:
+def _below_zero(x: Tensor, y: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Where the ReLU let nothing through."""
     if y is None:
         shape = (-1, *[1] * (x.dim() - 2))
@@ -303,29 +294,29 @@ def _backward(
     ctx: Any, x: Tensor, dy: Tensor, weight: Tensor | None, table: Tensor, y: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of x, weight, bias and residual, those that are needed."""
-    programs, (need_x, need_weight, need_bias, need_residual) = _programs(), ctx.needs_input_grad[:4]
+    programs, needs = _programs(), ctx.needs_input_grad
     x, sizes = _arranged(x)  # a hook on saved tensors may return another layout
-    given, dy, y = dy, *(_like(t, x) for t in (dy, y))
-    dx = torch.empty_like(x) if need_x else None
-    masked = torch.empty_like(x) if need_residual and ctx.relu else None
-    dweight = torch.empty_like(weight, memory_format=torch.contiguous_format) if need_weight else None
-    dbias = table.new_empty(table.shape[1], dtype=ctx.bias_dtype) if need_bias else None
+    given, dy = dy, _like(dy, x)
+    y = None if y is None else _like(y, x)
+    c = x.shape[1]
+    dx = torch.empty_like(x) if needs[0] else None
+    dweight = torch.empty_like(weight.detach()) if weight is not None and needs[1] else None
+    dbias = table.new_empty(c, dtype=ctx.bias_dtype) if needs[2] else None
+    masked = torch.empty_like(x) if needs[3] and ctx.relu else None
     chosen = launch.plan(sizes, _processors(x.device))
-    options = {**_shape(chosen, x), "RELU": ctx.relu}
-    results = (dweight, dbias, *sizes)
+    lengths, constants = _cut(chosen, sizes, x)
+    options, results = {**constants, "RELU": ctx.relu}, (table, dweight, dbias, *lengths)
     with torch.cuda.device_of(x):
         if chosen.parts == 0:
-            programs.whole_backward[(chosen.blocks,)](
-                dy, x, y, dx, masked, table, *results, **options
-            )
+            programs.whole_backward[(chosen.blocks,)](dy, x, y, dx, masked, *results, **options)
         else:
-            cut, grid = (chosen.n_part, chosen.s_part), (chosen.blocks, chosen.parts)
-            partial = table.new_empty((chosen.parts, 2, x.shape[1]))
-            programs.measure_gradient[grid](dy, x, y, partial, table, *sizes, *cut, **options)
+            part, grid = (chosen.n_part, chosen.s_part), (chosen.blocks, chosen.parts)
+            partial = table.new_empty((chosen.parts, 2, c))
+            programs.measure_gradient[grid](dy, x, y, partial, table, *lengths, *part, **options)
             if dx is None and masked is None:
                 grid = (chosen.blocks, 1)
             programs.propagate[grid](
-                dy, x, y, dx, masked, partial, table, *results, *cut, chosen.parts,
+                dy, x, y, dx, masked, partial, *results, *part, chosen.parts,
                 BP=launch.power(chosen.parts), **options,
             )  # fmt: skip
-    return dx, dweight, dbias, (masked if ctx.relu else given) if need_residual else None
+    return dx, dweight, dbias, (masked if ctx.relu else given) if needs[3] else None

@@ -10,39 +10,39 @@ from renorm.kernels.cpu import Sizes
 class Settings:
     """Every number that a launch depends on.
 
-    All are derived from the sizes of register files and memory transactions (compute capability
-    8.0 to 9.0: 65,536 registers and 2,048 threads a multiprocessor, sectors of 32 bytes); none
-    was tuned on a device.
+    All are derived from the registers that Triton 3.7 takes when it compiles for compute capability
+    9.0, and from the sizes there (65,536 registers and 2,048 threads a multiprocessor, sectors of
+    32 bytes in lines of 128). None was tuned by time.
 
     Args:
-        whole: most values of a tile that holds all of its channels. At 32 values a thread the
-            backward keeps x and dy in 64 registers, and 16,384 values take 512 threads: two such
-            programs fill a register file when each thread has 64.
+        whole: most values of a tile that holds all of its channels: 512 threads, of which the
+            registers allow one or two programs a multiprocessor.
+        whole_values: values a thread of such a tile. The backward holds x and dy, and where lines
+            are too odd to be loaded 4 at a time an offset for each value; with 32 it would take
+            up to 200 registers.
         whole_channels: width of such a tile where channels lie side by side: 16 values of 2
             bytes are one sector.
-        values_per_thread: of a tile that holds all of its channels.
-        tile: values of a tile in a loop over one part. 4 warps of 16 values each: the forward
-            keeps three sums and shifts of each value in registers and loads 64 bytes a thread
-            at once, so 8 programs a multiprocessor have 64 KB under way; bandwidth times latency
-            is about 20 KB there.
-        tile_channels: width of such a tile where channels lie side by side: 64 values of 2 bytes
-            are a whole line of 128 bytes.
+        tile: values of a tile in a loop over one part: 4 warps of 16 values a thread, which loads
+            64 bytes of float32 at once. In 64 to 140 registers, 3 to 8 such programs keep 24 KB
+            or more under way, about what a multiprocessor's share of bandwidth times latency is.
         tile_warps: of such a tile.
-        programs: parts are cut until there are this many programs a multiprocessor: 8 of 4 warps
-            with 64 registers a thread fill the register file.
-        part_tiles: least tiles in a part: below 4, merging costs as much as measuring.
+        tile_channels: width of such a tile where channels lie side by side: 64 values of 2 bytes
+            are a whole line.
+        programs: a multiprocessor's programs, as many as run there at once by their registers.
+            Parts are cut until there are so many; whole channels share one if there are more.
+        part_tiles: least tiles in a part: below 4, merging reads about as much as measuring.
         most_parts: bounds what each program of the second pass reads to merge them.
         commit: channels that the one program of the commit takes at a time, one a thread of 32
             warps.
     """
 
-    whole: int = 16_384
+    whole: int = 8_192
+    whole_values: int = 16
     whole_channels: int = 16
-    values_per_thread: int = 32
     tile: int = 2_048
-    tile_channels: int = 64
     tile_warps: int = 4
-    programs: int = 8
+    tile_channels: int = 64
+    programs: int = 4
     part_tiles: int = 4
     most_parts: int = 256
     commit: int = 1_024
@@ -66,12 +66,13 @@ def plan(sizes: Sizes, processors: int, settings: Settings | None = None) -> Pla
     """The launch for tensors of these sizes on a device of so many multiprocessors."""
     t = SETTINGS if settings is None else settings
     n, c, s = sizes
-    tile = (power(n), _width(t.whole_channels, c, s), power(s))
-    values = tile[0] * tile[1] * tile[2]
-    if values <= t.whole:
-        warps = max(1, min(16, power(values // (32 * t.values_per_thread))))
-        return Plan(tile, -(-c // tile[1]), 0, n, s, warps)
-    return _in_parts(sizes, processors, t)
+    bn, bc, bs = power(n), _width(t.whole_channels, c, s), power(s)
+    if bn * bc * bs > t.whole:
+        return _in_parts(sizes, processors, t)
+    while bc < c and -(-c // bc) > t.programs * processors and 2 * bn * bc * bs <= t.whole:
+        bc *= 2
+    warps = max(1, min(16, bn * bc * bs // (32 * t.whole_values)))
+    return Plan((bn, bc, bs), -(-c // bc), 0, n, s, warps)
 
 
 def _in_parts(sizes: Sizes, processors: int, t: Settings) -> Plan:

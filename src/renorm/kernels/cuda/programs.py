@@ -8,14 +8,17 @@ into tiles (BN, BC, BS). Two sets of programs do the same work:
   its moments in ``partial``; every program of the second pass merges them in the same order, so
   nothing depends on who comes first, and writes its part of the output.
 
-All arithmetic is in ACC: float32, or float64 for float64. No variance is a difference of large
-sums: a value is first moved by one of its own channel (see ``_lane_moments``).
+S is passed as a multiple of V, a constant: that is what lets a thread load 16 bytes at once.
+Offsets are of type INDEX, 64 bits where the tensor needs them. All arithmetic is in ACC: float32,
+or float64 for float64. No variance is a difference of large sums: a value is first moved by one of
+its own channel (see ``_lane_moments``).
 """
 
 import triton
 import triton.language as tl
+from triton import knobs
 
-INTERPRETED = triton.knobs.runtime.interpret
+INTERPRETED = knobs.runtime.interpret
 
 # rows of the table (ROWS, C) of what was computed per channel; the backward reads the first 7
 MEAN: tl.constexpr = tl.constexpr(0)
@@ -32,26 +35,28 @@ ROWS = 10
 
 
 @triton.jit
-def _tile(n, c, s, n_end, C, s_end, S, BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr):
-    """Offsets, in 64 bits, and mask of the tile whose first value is (n, c, s)."""
-    n = n + tl.arange(0, BN)[:, None, None].to(tl.int64)
-    c = c + tl.arange(0, BC)[None, :, None].to(tl.int64)
-    s = s + tl.arange(0, BS)[None, None, :].to(tl.int64)
+def _tile(
+    n, c, s, n_end, C, s_end, S, INDEX: tl.constexpr,
+    BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
+):  # fmt: skip
+    """Offsets and mask of the tile whose first value is (n, c, s)."""
+    n = n + tl.arange(0, BN)[:, None, None].to(INDEX)
+    c = c + tl.arange(0, BC)[None, :, None].to(INDEX)
+    s = s + tl.arange(0, BS)[None, None, :].to(INDEX)
     return (n * C + c) * S + s, (n < n_end) & (c < C) & (s < s_end)
 
 
 @triton.jit
-def _part(part, N, S, n_part, s_part):
+def _part(part, N, S, n_part, s_part, INDEX: tl.constexpr):
     """First and last n and s of a part; parts of one n follow each other."""
     across = tl.cdiv(S, s_part)
-    n = (part // across).to(tl.int64) * n_part
-    s = (part % across).to(tl.int64) * s_part
+    n, s = (part // across).to(INDEX) * n_part, (part % across).to(INDEX) * s_part
     return n, tl.minimum(n + n_part, N), s, tl.minimum(s + s_part, S)
 
 
 @triton.jit
-def _channels(BC: tl.constexpr):
-    return tl.program_id(0).to(tl.int64) * BC + tl.arange(0, BC)
+def _first_channel(BC: tl.constexpr, INDEX: tl.constexpr):
+    return tl.program_id(0).to(INDEX) * BC
 
 
 @triton.jit
@@ -191,11 +196,13 @@ def whole_forward(
     x, y, residual, table, running_mean, running_var, weight, bias,
     r_max, d_max, momentum, counter, N, C, S,
     EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr, V: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
     """All of the forward but the commit; no y: the statistics alone."""
-    c = _channels(BC)
-    offsets, mask = _tile(0, tl.program_id(0).to(tl.int64) * BC, 0, N, C, S, S, BN, BC, BS)
+    S, first_c = S * V, _first_channel(BC, INDEX)
+    c = first_c + tl.arange(0, BC)
+    offsets, mask = _tile(0, first_c, 0, N, C, S, S, INDEX, BN, BC, BS)
     origin = tl.load(x + c * S, mask=c < C, other=0).to(ACC)
     values = tl.load(x + offsets, mask=mask, other=0).to(ACC)
     count = tl.full((), N, ACC) * S
@@ -235,19 +242,20 @@ def _lane_moments(s, q, first, origin, n_values, s_values, BN: tl.constexpr, BS:
 @triton.jit
 def measure(
     x, partial, N, C, S, n_part, s_part, ACC: tl.constexpr,
+    INDEX: tl.constexpr, V: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
     """Count, mean and sum of squares of one part: ``partial`` (parts, 3, C)."""
-    part, c = tl.program_id(1), _channels(BC)
-    first_c = tl.program_id(0).to(tl.int64) * BC
-    n, n_end, s, s_end = _part(part, N, S, n_part, s_part)
+    S, part, first_c = S * V, tl.program_id(1), _first_channel(BC, INDEX)
+    c = first_c + tl.arange(0, BC)
+    n, n_end, s, s_end = _part(part, N, S, n_part, s_part, INDEX)
     origin = tl.load(x + c * S, mask=c < C, other=0).to(ACC)
-    offsets, mask = _tile(n, first_c, s, n_end, C, s_end, S, BN, BC, BS)
+    offsets, mask = _tile(n, first_c, s, n_end, C, s_end, S, INDEX, BN, BC, BS)
     first = tl.load(x + offsets, mask=mask, other=0).to(ACC)
     total, squares = tl.zeros((BN, BC, BS), ACC), tl.zeros((BN, BC, BS), ACC)
     for i in range(n, n_end, BN):
         for j in range(s, s_end, BS):
-            offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, BN, BC, BS)
+            offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, INDEX, BN, BC, BS)
             moved = tl.load(x + offsets, mask=mask, other=0).to(ACC) - first
             moved = tl.where(mask, moved, 0)
             total += moved
@@ -266,10 +274,12 @@ def normalize(
     x, y, residual, partial, table, running_mean, running_var, weight, bias,
     r_max, d_max, momentum, counter, N, C, S, n_part, s_part, parts,
     EPS: tl.constexpr, RELU: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr, V: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Merge the parts' moments, and write one part of y; no y: the statistics alone."""
-    part, c = tl.program_id(1), _channels(BC)
+    S, part, first_c = S * V, tl.program_id(1), _first_channel(BC, INDEX)
+    c = first_c + tl.arange(0, BC)
     p = tl.arange(0, BP)[:, None].to(tl.int64)
     rows, there = partial + p * 3 * C + c[None, :], (p < parts) & (c < C)[None, :]
     count = tl.load(rows, mask=there, other=0)
@@ -284,11 +294,10 @@ def normalize(
         weight, bias, r_max, d_max, momentum, counter, part == 0, EPS, ACC,
     )  # fmt: skip
     if y is not None:
-        first_c = tl.program_id(0).to(tl.int64) * BC
-        n, n_end, s, s_end = _part(part, N, S, n_part, s_part)
+        n, n_end, s, s_end = _part(part, N, S, n_part, s_part, INDEX)
         for i in range(n, n_end, BN):
             for j in range(s, s_end, BS):
-                offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, BN, BC, BS)
+                offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, INDEX, BN, BC, BS)
                 values = tl.load(x + offsets, mask=mask, other=0).to(ACC)
                 _write_output(y, residual, values, offsets, mask, mean, scale, shift, RELU, ACC)
 
@@ -323,9 +332,7 @@ def commit(
 
 
 @triton.jit
-def _gradient(
-    dy, y, x, offsets, mask, mean, scale, shift, RELU: tl.constexpr, ACC: tl.constexpr
-):
+def _gradient(dy, y, x, offsets, mask, mean, scale, shift, RELU: tl.constexpr, ACC: tl.constexpr):
     """The gradient before the ReLU, whose sign is that of y, or is computed again from x."""
     g = tl.load(dy + offsets, mask=mask, other=0).to(ACC)
     if RELU:
@@ -371,11 +378,13 @@ def _write_gradients(dx, dresidual, g, x, offsets, mask, mean, a, b, constant):
 def whole_backward(
     dy, x, y, dx, dresidual, table, dweight, dbias, N, C, S,
     RELU: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr, V: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
     """All gradients in one pass."""
-    c = _channels(BC)
-    offsets, mask = _tile(0, tl.program_id(0).to(tl.int64) * BC, 0, N, C, S, S, BN, BC, BS)
+    S, first_c = S * V, _first_channel(BC, INDEX)
+    c = first_c + tl.arange(0, BC)
+    offsets, mask = _tile(0, first_c, 0, N, C, S, S, INDEX, BN, BC, BS)
     mean, scale, shift = _row(table, MEAN, c, C), _row(table, SCALE, c, C), _row(table, SHIFT, c, C)
     values = tl.load(x + offsets, mask=mask, other=0).to(ACC)
     g = _gradient(dy, y, values, offsets, mask, mean, scale, shift, RELU, ACC)
@@ -390,17 +399,18 @@ def whole_backward(
 def measure_gradient(
     dy, x, y, partial, table, N, C, S, n_part, s_part,
     RELU: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr, V: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
     """Sums of g and of g * (x - mean) of one part: ``partial`` (parts, 2, C)."""
-    part, c = tl.program_id(1), _channels(BC)
-    first_c = tl.program_id(0).to(tl.int64) * BC
-    n, n_end, s, s_end = _part(part, N, S, n_part, s_part)
+    S, part, first_c = S * V, tl.program_id(1), _first_channel(BC, INDEX)
+    c = first_c + tl.arange(0, BC)
+    n, n_end, s, s_end = _part(part, N, S, n_part, s_part, INDEX)
     mean, scale, shift = _row(table, MEAN, c, C), _row(table, SCALE, c, C), _row(table, SHIFT, c, C)
     total, product = tl.zeros((BN, BC, BS), ACC), tl.zeros((BN, BC, BS), ACC)
     for i in range(n, n_end, BN):
         for j in range(s, s_end, BS):
-            offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, BN, BC, BS)
+            offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, INDEX, BN, BC, BS)
             values = tl.load(x + offsets, mask=mask, other=0).to(ACC)
             g = _gradient(dy, y, values, offsets, mask, mean, scale, shift, RELU, ACC)
             total += g
@@ -415,10 +425,12 @@ def propagate(
     dy, x, y, dx, dresidual, partial, table, dweight, dbias,
     N, C, S, n_part, s_part, parts,
     RELU: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr, V: tl.constexpr,
     BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Merge the parts' sums, and write one part of the gradients of x and the residual."""
-    part, c = tl.program_id(1), _channels(BC)
+    S, part, first_c = S * V, tl.program_id(1), _first_channel(BC, INDEX)
+    c = first_c + tl.arange(0, BC)
     mean, scale, shift = _row(table, MEAN, c, C), _row(table, SCALE, c, C), _row(table, SHIFT, c, C)
     p = tl.arange(0, BP)[:, None].to(tl.int64)
     rows, there = partial + p * 2 * C + c[None, :], (p < parts) & (c < C)[None, :]
@@ -428,11 +440,10 @@ def propagate(
         tl.full((), N, ACC) * S, table, c, C, dweight, dbias, part == 0, ACC,
     )  # fmt: skip
     if dx is not None or dresidual is not None:
-        first_c = tl.program_id(0).to(tl.int64) * BC
-        n, n_end, s, s_end = _part(part, N, S, n_part, s_part)
+        n, n_end, s, s_end = _part(part, N, S, n_part, s_part, INDEX)
         for i in range(n, n_end, BN):
             for j in range(s, s_end, BS):
-                offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, BN, BC, BS)
+                offsets, mask = _tile(i, first_c, j, n_end, C, s_end, S, INDEX, BN, BC, BS)
                 values = tl.load(x + offsets, mask=mask, other=0).to(ACC)
                 g = _gradient(dy, y, values, offsets, mask, mean, scale, shift, RELU, ACC)
                 _write_gradients(dx, dresidual, g, values, offsets, mask, mean, a, b, constant)
