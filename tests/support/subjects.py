@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import renorm
 from renorm import limits
-from renorm.kernels import cpu
+from renorm.kernels import cpu, cuda
 from renorm.nn import BatchRenorm
 from support.cases import Case, Inputs
 
@@ -93,11 +93,17 @@ def _plain(case: Case) -> bool:
 
 AUTO = Subject("BatchRenormNd", _by_rank)
 CPU = Subject("cpu kernel", _with_kernel("cpu"), takes=_plain, missing=cpu.MISSING)
+CUDA = Subject(  # the battery lies on the cpu: it runs the device code where that is interpreted
+    "cuda kernel",
+    _with_kernel("cuda"),
+    takes=_plain,
+    missing=cuda.unavailable(torch.device("cpu")),
+)
 ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
-SUBJECTS = [AUTO, CPU, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
+SUBJECTS = [AUTO, CPU, CUDA, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
 
 
 def fill(layer: Any, t: Inputs) -> Any:

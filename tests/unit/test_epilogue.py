@@ -14,7 +14,7 @@ from support.tolerance import assert_close
 @pytest.mark.parametrize("kernel", kernels.names())
 @pytest.mark.parametrize("case", EPILOGUES, ids=lambda c: c.id)
 def test_epilogue_matches_the_reference(case: Case, kernel: str) -> None:
-    if case.dtype in HALF and case.residual and kernel != "composite":
+    if case.dtype in HALF and case.residual and kernel not in ("composite", "cuda"):
         pytest.skip("it rounds before it adds")
     t = inputs(case)
     exact = expected(case, t)
