@@ -171,10 +171,17 @@ def _cut(chosen: launch.Plan, sizes: Sizes, x: Tensor) -> tuple[tuple[int, ...],
         "BS": bs,
         "V": v,
         "INDEX": tl.int32 if x.numel() <= _NARROW else tl.int64,
-        "ACC": tl.float64 if x.dtype == torch.float64 else tl.float32,
+        "ACC": _accumulator(x.dtype),
         "num_warps": chosen.warps,
     }
     return (n, c, s // v), constants
+
+
+def _accumulator(dtype: torch.dtype) -> Any:
+    """Triton's name of ``accumulation_dtype``."""
+    import triton.language as tl
+
+    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 def _forward(x: Tensor, y: Tensor | None, call: Call, statistics: list[Any]) -> None:
@@ -216,8 +223,7 @@ def _committed(table: Tensor, call: Call) -> tuple[Tensor | None, Tensor | None,
         return None, None, None
     programs, c = _programs(), table.shape[1]
     block = min(launch.power(c), launch.SETTINGS.commit)
-    sizes = {"BC": block, "num_warps": max(1, block // 32)}
-    sizes["ACC"] = programs.tl.float64 if table.dtype == torch.float64 else programs.tl.float32
+    sizes = {"BC": block, "ACC": _accumulator(table.dtype), "num_warps": max(1, block // 32)}
     if call.in_place and _writable(table, call):
         programs.commit[(1,)](table, mean, var, mean, var, call.counter, None, c, **sizes)
         written = (mean, var, call.counter)
