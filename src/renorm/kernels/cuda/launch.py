@@ -1,6 +1,7 @@
 """How the device programs are launched: tile sizes, parts and warps, from sizes alone."""
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import NamedTuple
 
 from renorm.kernels.cpu import Sizes
@@ -26,12 +27,16 @@ class Settings:
             64 bytes of float32 at once. In 64 to 140 registers, 3 to 8 such programs keep 24 KB
             or more under way, about what a multiprocessor's share of bandwidth times latency is.
         tile_warps: of such a tile.
-        tile_channels: width of such a tile where channels lie side by side: 64 values of 2 bytes
-            are a whole line.
+        tile_channels: width of such a tile where channels lie side by side: 32 values of 2 bytes
+            are two sectors.
         programs: a multiprocessor's programs, as many as run there at once by their registers.
             Parts are cut until there are so many; whole channels share one if there are more.
-        part_tiles: least tiles in a part: below 4, merging reads about as much as measuring.
-        most_parts: bounds what each program of the second pass reads to merge them.
+        part_tiles: least tiles in a part, so that a loop pays for what surrounds it.
+        part_share: a part has so many times as many values a channel as there are parts: each
+            program of the second pass reads 3 numbers of every part, which should stay below a
+            quarter of its own work.
+        merge: most values of a tile over parts and channels: 32 a thread of 4 warps; at 128 a
+            thread they no longer fit into registers.
         commit: channels that the one program of the commit takes at a time, one a thread of 32
             warps.
     """
@@ -41,10 +46,11 @@ class Settings:
     whole_channels: int = 16
     tile: int = 2_048
     tile_warps: int = 4
-    tile_channels: int = 64
+    tile_channels: int = 32
     programs: int = 4
     part_tiles: int = 4
-    most_parts: int = 256
+    part_share: int = 16
+    merge: int = 4_096
     commit: int = 1_024
 
 
@@ -81,7 +87,12 @@ def _in_parts(sizes: Sizes, processors: int, t: Settings) -> Plan:
     bc = min(_width(t.tile_channels, c, s), t.tile // bs)
     bn = min(power(n), t.tile // (bs * bc))
     blocks, rows, columns = -(-c // bc), -(-n // bn), -(-s // bs)
-    wanted = min(t.programs * processors // blocks, rows * columns // t.part_tiles, t.most_parts)
+    wanted = min(
+        t.programs * processors // blocks,
+        rows * columns // t.part_tiles,
+        isqrt(n * s // t.part_share),
+        t.merge // bc,
+    )
     across_n = max(1, min(wanted, rows))
     across_s = max(1, min(wanted // across_n, columns))
     n_part, s_part = -(-rows // across_n) * bn, -(-columns // across_s) * bs
