@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from renorm import BatchRenorm1d, kernels, limits
 from renorm.errors import ArgumentError
@@ -393,6 +394,37 @@ def test_every_program_compiles_for_a_device(dtype: torch.dtype, tmp_path: Path)
     tests = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+REFUSED = [
+    ({"x": torch.ones(4, 3, 5).to(torch.float8_e5m2)}, "it has no code for torch.float8_e5m2"),
+    ({"bias": torch.ones(3, dtype=torch.int64)}, "a parameter or statistic is not a plain"),
+    ({"microbatch": 2}, "microbatches need statistics per group"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
+def test_asked_for_what_it_does_not_take_it_raises(options: dict[str, Any], reason: str) -> None:
+    moved = {k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in options.items()}
+    call = _call(_random(4, 3, 5))._replace(**moved)
+    with pytest.raises(ArgumentError, match=f"'cuda' was asked for, but {reason}"):
+        kernels.choose(call, "cuda")
+
+
+def test_recorded_operations_are_left_to_kernels_made_of_them() -> None:
+    with FlopCounterMode(display=False):
+        assert "being recorded" in str(cuda.obstacle(_call(_random(4, 3, 5))))
+
+
+def test_devices_it_was_not_made_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    unfit, device = cuda._unfit.__wrapped__, torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "needs compute capability (8, 0), cuda:0 has (7, 5)" in str(unfit(device))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert unfit(device) is None
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "NVIDIA" in str(unfit(device))
+    assert cuda.unavailable(torch.device("meta")) == "it computes on cuda devices"
 
 
 def test_on_the_cpu_it_is_for_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
