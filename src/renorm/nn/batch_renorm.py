@@ -1,7 +1,7 @@
 """Batch Renormalization as nn.Modules: subclasses of nn.BatchNorm with the same state."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeGuard
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repea
 
 Schedule = Callable[[Any], tuple[Any, Any]]
 PAPER = paper()
-_COUNTS_ON = "cuda"
+_COUNTS = "cuda"  # there a kernel reads the counter: arithmetic on it would be launches
 
 
 class BatchRenorm(_BatchNorm):
@@ -213,7 +213,7 @@ class BatchRenorm(_BatchNorm):
         else:
             mean, var, step = reference
             limits: Any = self.limits
-            if type(limits) is Limits and _counts_on_device(step):
+            if type(limits) is Limits and isinstance(step, Tensor) and step.device.type == _COUNTS:
                 r_max, d_max, counter = limits.r_max, limits.d_max, step
                 in_place = self.training and self.track_running_stats
                 in_place = in_place and not (may_be_repeated() or in_backward())
@@ -259,12 +259,6 @@ class BatchRenorm(_BatchNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memory": Memory()}
-
-
-def _counts_on_device(step: Tensor | int) -> TypeGuard[Tensor]:
-    """Whether a kernel should read the counter: arithmetic on it is launches of their own."""
-    eager = not torch.compiler.is_compiling()
-    return eager and isinstance(step, Tensor) and step.device.type == _COUNTS_ON
 
 
 def _on_host(step: Tensor | int) -> Tensor | int:
