@@ -3,7 +3,11 @@
 import pytest
 import torch
 
+from support import interpreter
+
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    interpreter.use()
 
 
 @pytest.fixture(autouse=True)

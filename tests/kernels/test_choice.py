@@ -204,7 +204,7 @@ except ArgumentError as error:
     [
         ("composite", ["served by composite"]),
         ("aten", ["served by aten", "The kernel 'aten' was asked for, but a mask needs weighted"]),
-        ("fast", ["There is no kernel 'fast'; there are cpu, aten, composite."]),
+        ("fast", ["There is no kernel 'fast'; there are cpu, cuda, aten, composite."]),
     ],
 )
 def test_the_environment_asks_for_a_kernel(name: str, said: list[str]) -> None:

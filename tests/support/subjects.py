@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import renorm
 from renorm import limits
-from renorm.kernels import cpu
+from renorm.kernels import cpu, cuda
 from renorm.nn import BatchRenorm
 from support.cases import HALF, Case, Inputs
 
@@ -127,6 +127,12 @@ def rounded_once(case: Case) -> bool:
 
 AUTO = Subject("BatchRenormNd", _by_rank)
 CPU = Subject("cpu kernel", _with_kernel("cpu"), missing=cpu.MISSING)
+CUDA = Subject(  # the battery lies on the cpu: it runs the device code where that is interpreted
+    "cuda kernel",
+    _with_kernel("cuda"),
+    takes=lambda case: _plain(case) and case.offset != 1e2,  # interpreted: 1e4 is enough
+    missing=cuda.unavailable(torch.device("cpu")),
+)
 ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
@@ -139,7 +145,7 @@ COMPOSED = Subject(
     "BatchRenormActNd composed", _watched, activates=True,
     takes=lambda case: case.relu and rounded_once(case),
 )  # fmt: skip
-SUBJECTS = [AUTO, CPU, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM, FUSED, COMPOSED]
+SUBJECTS = [AUTO, CPU, CUDA, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM, FUSED, COMPOSED]
 
 
 def fill(layer: Any, t: Inputs) -> Any:

@@ -59,7 +59,7 @@ def test_limits_and_momentum_may_be_tensors() -> None:
         ({"eps": -1e-5}, "eps must be positive, got -1e-05"),
         ({"microbatch": 0}, "at least 1, got 0"),
         ({"single": "no"}, "'raise' or 'running', got 'no'"),
-        ({"kernel": "fast"}, "no kernel 'fast'; there are cpu, aten, composite"),
+        ({"kernel": "fast"}, "no kernel 'fast'; there are cpu, cuda, aten, composite"),
         ({"mask": torch.ones(6, 4)}, r"mask must be bool of shape"),
         ({"x": torch.ones(1, 3)}, "Use larger batches"),
         (

@@ -85,7 +85,7 @@ def test_repr_shows_every_setting() -> None:
         ({"microbatch": 0}, "at least 1, got 0"),
         ({"microbatch": 2.5}, "at least 1, got 2.5"),
         ({"single": "skip"}, "'raise' or 'running', got 'skip'"),
-        ({"kernel": "cuda"}, "no kernel 'cuda'; there are cpu, aten, composite"),
+        ({"kernel": "fast"}, "no kernel 'fast'; there are cpu, cuda, aten, composite"),
         ({"limits": (3, 5)}, r"returns \(r_max, d_max\), got \(3, 5\)"),
     ],
     ids=str,

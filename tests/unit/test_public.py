@@ -15,7 +15,7 @@ NAMES = {
     "LazyBatchRenormAct3d", "RenormError", "calibrate", "convert", "freeze", "functional", "fuse",
     "limits", "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
-SUBPACKAGES = {"calibration", "cli", "conversion", "errors", "inspection", "kernels", "lab",
+SUBPACKAGES = {"bench", "calibration", "cli", "conversion", "errors", "inspection", "kernels", "lab",
                "reference", "report"}  # fmt: skip
 
 

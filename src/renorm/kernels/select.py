@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from renorm.errors import ArgumentError
-from renorm.kernels import aten, composite, cpu
+from renorm.kernels import aten, composite, cpu, cuda
 from renorm.kernels.call import Call, Outcome, finished
 
 
@@ -26,7 +26,8 @@ class Choice(NamedTuple):
 # for every call that names none; read once, so that no call pays for it
 _REQUESTED = os.environ.get("RENORM_KERNEL") or None
 
-_KERNELS = {"cpu": cpu, "aten": aten, "composite": composite}
+_KERNELS = {"cpu": cpu, "cuda": cuda, "aten": aten, "composite": composite}
+_FUSED = {"cpu": "fused in C, on torch's own threads", "cuda": "fused in Triton"}
 
 
 def names() -> tuple[str, ...]:
@@ -64,15 +65,14 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
         )
     if obstacle is not None:
         return Choice("composite", obstacle)
-    cpu_obstacle = cpu.obstacle(call)
-    if cpu_obstacle is None:
-        return Choice("cpu", "fused in C, on torch's own threads")
+    device = call.x.device.type  # a fused kernel has its device's name
+    fused_obstacle = _KERNELS[device].obstacle(call)
+    if fused_obstacle is None:
+        return Choice(device, _FUSED[device])
     obstacle = aten.obstacle(call)
     if obstacle is not None:
         return Choice("composite", obstacle)
-    device = call.x.device.type
-    why = f": {cpu_obstacle}" if device == "cpu" else ""
-    return Choice("aten", f"native operations on {device}{why}")
+    return Choice("aten", f"native operations on {device}: {fused_obstacle}")
 
 
 def run(call: Call, kernel: str | None = None) -> Outcome:

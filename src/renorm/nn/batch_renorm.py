@@ -11,11 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import functional, kernels
 from renorm.errors import ArgumentError
 from renorm.kernels import Call
-from renorm.limits import paper
+from renorm.limits import Limits, paper
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
 Schedule = Callable[[Any], tuple[Any, Any]]
 PAPER = paper()
+_COUNTS = "cuda"  # where a kernel reads the counter: arithmetic on it would be launches
 
 
 class BatchRenorm(_BatchNorm):
@@ -235,13 +236,17 @@ class BatchRenorm(_BatchNorm):
         relu: bool,
         in_place: bool,
     ) -> Call:
+        limits: Any = self.limits
         momentum, counter = self.momentum, None
         if reference is None:
             mean, var, r_max, d_max = None, None, 1.0, 0.0
         else:
             mean, var, counter = reference
             step = _on_host(counter)
-            r_max, d_max = self.limits(step)
+            if type(limits) is Limits and _is_counted_there(counter):
+                r_max, d_max = limits.r_max, limits.d_max
+            else:
+                r_max, d_max = limits(step)
             if momentum is None:
                 momentum = 1 / (step + 1)
         return Call(
@@ -282,6 +287,10 @@ class BatchRenorm(_BatchNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memory": Memory()}
+
+
+def _is_counted_there(counter: Tensor | int) -> bool:
+    return isinstance(counter, Tensor) and counter.device.type == _COUNTS
 
 
 def _on_host(step: Tensor | int) -> Tensor | int:

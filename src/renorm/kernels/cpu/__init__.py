@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from renorm.kernels import layout
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 from renorm.kernels.composite import repeated
+from renorm.kernels.layout import Sizes, is_last_derivative
 
 FUSES = True
 
@@ -26,9 +28,6 @@ except ModuleNotFoundError:
     _absence = "was not built: install again with a C compiler (gcc or clang)"
 except ImportError as error:
     _absence = f"was built, but does not load: {error}"
-
-# whether rows of channels lie together, and N, C, S
-Sizes = tuple[bool, int, int, int]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # in the order of the code
 # makes statistics for x of each dtype; 0.7 microseconds, torch.empty with a dtype takes 1.2
@@ -103,18 +102,18 @@ def is_common(call: Call) -> bool:
 
 def run(call: Call) -> Outcome:
     """Normalize; all of the call is done in one pass."""
-    sizes = _sizes(call.x, call.microbatch)
+    sizes = layout.sizes(call.x, call.microbatch)
     if sizes is not None and _lies_alike(call, sizes):
         return _run(call, sizes)
     call = _arranged(call)
-    sizes = _sizes(call.x, call.microbatch)
+    sizes = layout.sizes(call.x, call.microbatch)
     assert sizes is not None
     return _run(call, sizes)
 
 
 def run_common(call: Call) -> Outcome:
     """Normalize where ``is_common`` has said that only x may have to be arranged."""
-    sizes = _sizes(call.x)
+    sizes = layout.sizes(call.x)
     return run(call) if sizes is None else _run(call, sizes)
 
 
@@ -134,32 +133,11 @@ def _run(call: Call, sizes: Sizes) -> Outcome:
 def batch_mean(call: Call) -> Tensor:
     """The (G, C) means that ``run`` would return, bit for bit."""
     call = _arranged(call._replace(in_place=False))
-    sizes = _sizes(call.x, call.microbatch)
+    sizes = layout.sizes(call.x, call.microbatch)
     assert sizes is not None
     statistics: list[Any] = []
     _forward(call, sizes, None, statistics)
     return statistics[0][0]
-
-
-def _sizes(x: Tensor, microbatch: int | None = None) -> Sizes | None:
-    """The sizes of x if it can be taken as it lies."""
-    if x.is_neg():
-        return None
-    shape = x.shape
-    n, c, rank = shape[0], shape[1], len(shape)
-    if x.is_contiguous():
-        return False, n, c, x.numel() // (n * c)
-    if rank == 2:  # one plane of n values, which groups of examples would cut
-        return (False, 1, c, n) if microbatch is None and x.t().is_contiguous() else None
-    if x.stride(1) != 1:
-        return None
-    if rank == 3:
-        rows = x.transpose(1, 2).is_contiguous()
-    elif rank == 4:
-        rows = x.is_contiguous(memory_format=torch.channels_last)
-    else:
-        rows = rank == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
-    return (True, n, c, x.numel() // (n * c)) if rows else None
 
 
 def _lies(t: Tensor | None) -> bool:
@@ -171,13 +149,13 @@ def _lies_alike(call: Call, sizes: Sizes) -> bool:
     return (
         all(map(_lies, call[1:5]))
         and _lies(call.mask)
-        and (call.residual is None or _sizes(call.residual, call.microbatch) == sizes)
+        and (call.residual is None or layout.sizes(call.residual, call.microbatch) == sizes)
     )
 
 
 def _arranged(call: Call) -> Call:
     """The call with tensors that lie as the code in C reads them: copies where they do not."""
-    if _sizes(call.x, call.microbatch) is None:
+    if layout.sizes(call.x, call.microbatch) is None:
         call = call._replace(x=call.x.resolve_neg().contiguous())
     made: dict[str, Any] = {}
     for name in ("running_mean", "running_var", "weight", "bias", "mask"):
@@ -185,7 +163,9 @@ def _arranged(call: Call) -> Call:
         if not _lies(value):
             made[name] = value.resolve_neg().contiguous()
     residual, x = call.residual, call.x
-    if residual is not None and _sizes(residual, call.microbatch) != _sizes(x, call.microbatch):
+    if residual is not None and layout.sizes(residual, call.microbatch) != layout.sizes(
+        x, call.microbatch
+    ):
         made["residual"] = torch.empty_like(x).copy_(residual)
     # a copy of the statistics is not what is to be moved
     in_place = call.in_place and not made.keys() & {"running_mean", "running_var"}
@@ -288,21 +268,9 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dy = grads[0]
-        if _is_last_derivative(dy):
+        if is_last_derivative(dy):
             return *_backward(ctx, dy), None, None, None
         return *_differentiable(ctx, dy), None, None, None
-
-
-def _is_last_derivative(dy: Tensor) -> bool:
-    """Whether plain numbers are asked for: nothing will differentiate or batch this backward."""
-    return (
-        not torch.is_grad_enabled()
-        and type(dy) is Tensor
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._has_storage(dy)  # a batch of gradients has none
-        and not dy._is_zerotensor()
-    )
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -312,7 +280,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
     if x.stride() != strides:  # a hook on saved tensors may return another layout
         x = x.contiguous()
-        sizes = _sizes(x, microbatch)
+        sizes = layout.sizes(x, microbatch)
         assert sizes is not None
     dy = _like(dy, x)
     sign = None if sign is None else _like(sign, x)
