@@ -106,13 +106,9 @@ def batch_renorm(
 
 
 def compute(call: Call, single: str, kernel: str | None = None) -> Outcome:
-    """Check and compute a call; most are known to be right at a glance."""
-    may_be_common = kernel is None and single in _SINGLE
-    outcome = kernels.run_common(call) if may_be_common else None
-    if outcome is None:
-        check(call, single)
-        outcome = apply(call, kernel)
-    return outcome
+    """Check and compute a call."""
+    check(call, single)
+    return apply(call, kernel)
 
 
 def apply(call: Call, kernel: str | None = None) -> Outcome:

@@ -42,13 +42,16 @@ def test_nothing_is_copied_in_a_plain_step(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(functional, "compute", watched)
     layer: Any = BatchRenorm2d(3)
     layer(torch.randn(4, 3, 5, 5))
-    assert [o.new_mean for o in outcomes] == [None]
+    assert outcomes == []  # not even looked at
     assert int(layer.num_batches_tracked) == 1
+    layer(torch.randn(4, 3, 5, 5), mask=torch.ones(4, 5, 5).bool())
+    assert [o.new_mean for o in outcomes] == [None]
+    assert int(layer.num_batches_tracked) == 2
     layer.half()
     layer.weight, layer.bias = None, None
     layer(torch.randn(4, 3, 5, 5))  # narrow statistics are kept wide until they are stored
     assert outcomes[1].new_mean is not None
-    assert int(layer.num_batches_tracked) == 2
+    assert int(layer.num_batches_tracked) == 3
 
 
 def test_versions_tell_autograd_of_the_change() -> None:

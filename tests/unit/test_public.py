@@ -15,8 +15,8 @@ NAMES = {
     "LazyBatchRenormAct3d", "RenormError", "calibrate", "convert", "freeze", "functional", "fuse",
     "limits", "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
-SUBPACKAGES = {"bench", "calibration", "cli", "conversion", "errors", "inspection", "kernels", "lab",
-               "reference", "report"}  # fmt: skip
+SUBPACKAGES = {"bench", "calibration", "cli", "conversion", "errors", "inspection", "kernels",
+               "lab", "reference", "report"}  # fmt: skip
 
 
 def test_public_names_are_these() -> None:

@@ -16,6 +16,7 @@ from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repea
 
 Schedule = Callable[[Any], tuple[Any, Any]]
 PAPER = paper()
+_PLAIN = (Tensor, nn.Parameter)
 _COUNTS = "cuda"  # where a kernel reads the counter: arithmetic on it would be launches
 
 
@@ -123,6 +124,10 @@ class BatchRenorm(_BatchNorm):
         self, x: Tensor, mask: Tensor | None, residual: Tensor | None = None, relu: bool = False
     ) -> Tensor:
         """The output, with a residual added and negative values made 0 where asked for."""
+        if mask is None and residual is None:
+            y = self._at_once(x, relu)
+            if y is not None:
+                return y
         self._check_input_dim(x)
         if (self.frozen or not self.training) and self.running_mean is not None:
             y = self._by_running_statistics(x, mask)
@@ -182,6 +187,51 @@ class BatchRenorm(_BatchNorm):
         functional.check_mask(x, mask)
         return torch.where(mask.unsqueeze(1), y, 0)
 
+    def _at_once(self, x: Tensor, relu: bool) -> Tensor | None:
+        """The output of the most common step; None, and nothing done, if this is another one.
+
+        What follows in ``_normalized`` serves this step too, in twice the time: every object
+        between here and the kernel is read anew, once a layer's tensors have filled the caches.
+        """
+        parameters, counter = self._parameters, self._buffers.get("num_batches_tracked")
+        if (
+            torch.compiler.is_compiling()
+            or type(x) not in _PLAIN
+            or not (x.dim() in self._ranks if self._ranks else x.dim() >= 2)
+            or type(counter) is not Tensor
+            or not counter.is_cpu
+            or not self.training
+            or not self.track_running_stats
+            or self.frozen
+            or self.kernel is not None
+            or self.microbatch is not None
+            or self.momentum is None
+            or "weight" not in parameters  # parametrized, or replaced by a wrapper
+            or "bias" not in parameters
+            or torch._C._are_functorch_transforms_active()
+            or may_be_repeated()
+            or (self._memory and in_backward())
+        ):
+            return None
+        mean, var = self._buffers.get("running_mean"), self._buffers.get("running_var")
+        r_max, d_max = self.limits(int(counter))
+        return kernels.at_once(
+            Call(
+                x,
+                mean,
+                var,
+                parameters["weight"],
+                parameters["bias"],
+                r_max,
+                d_max,
+                self.momentum,
+                self.eps,
+                relu=relu,
+                counter=counter,
+                in_place=True,
+            )
+        )
+
     def _by_batch_statistics(
         self, x: Tensor, mask: Tensor | None, residual: Tensor | None, relu: bool
     ) -> Tensor:
@@ -208,15 +258,9 @@ class BatchRenorm(_BatchNorm):
         return outcome.y
 
     def _tensors(self) -> tuple[Reference | None, Tensor | None, Tensor | None]:
-        """The reference, weight and bias; nn.Module's attributes take ten times a dictionary's."""
-        buffers, parameters = self._buffers, self._parameters
-        try:
-            mean, var = buffers["running_mean"], buffers["running_var"]
-            step = buffers["num_batches_tracked"]
-            weight, bias = parameters["weight"], parameters["bias"]
-        except KeyError:  # parametrized, or replaced by a wrapper
-            mean, var, step = self.running_mean, self.running_var, self.num_batches_tracked
-            weight, bias = self.weight, self.bias
+        """The reference, weight and bias."""
+        mean, var, step = self.running_mean, self.running_var, self.num_batches_tracked
+        weight, bias = self.weight, self.bias
         if mean is None or var is None:
             return None, weight, bias
         if step is None:

@@ -80,21 +80,35 @@ def obstacle(call: Call) -> str | None:
     return None
 
 
-def is_common(call: Call) -> bool:
-    """Whether this is a call of the most common kind, valid, and for this kernel.
+def at_once(call: Call) -> Tensor | None:
+    """The output of an in-place call of the most common kind; None, and nothing done, if another.
 
-    That is one question to the code in C. Calls of any other kind are looked at piece by piece,
-    which takes longer.
+    Whether it is, and valid, is one question to the code in C. Calls of any other kind are
+    looked at piece by piece, which takes longer.
     """
+    x = call.x
+    if not is_common(call) or not _may_be_written(call, accumulation_dtype(x.dtype)):
+        return None
+    sizes = layout.sizes(x)
+    if sizes is None:
+        return None
+    if torch.is_grad_enabled():
+        return _Normalize.apply(x, call.weight, call.bias, None, call, sizes, [])
+    y = torch.empty_like(x)
+    _forward(call, sizes, y, [])
+    return y
+
+
+def is_common(call: Call) -> bool:
+    """Whether this is a valid call of the most common kind."""
     return (
         MISSING is None
-        and not torch.compiler.is_compiling()
         and call.mask is None
         and call.residual is None
         and call.microbatch is None
         and native.plain(*call[:9])
-        and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._is_tracing()
     )
@@ -109,12 +123,6 @@ def run(call: Call) -> Outcome:
     sizes = layout.sizes(call.x, call.microbatch)
     assert sizes is not None
     return _run(call, sizes)
-
-
-def run_common(call: Call) -> Outcome:
-    """Normalize where ``is_common`` has said that only x may have to be arranged."""
-    sizes = layout.sizes(call.x)
-    return run(call) if sizes is None else _run(call, sizes)
 
 
 def _run(call: Call, sizes: Sizes) -> Outcome:
