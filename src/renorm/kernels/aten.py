@@ -18,6 +18,8 @@ FUSES = False  # whoever runs it adds residual and ReLU
 
 def obstacle(call: Call) -> str | None:
     """Why the native operations cannot take a call on their device, or None if they can."""
+    if torch.compiler.is_compiling():
+        return "the compiler fuses plain operations itself"
     if call.mask is not None:
         return "a mask needs weighted statistics"
     if call.microbatch is not None and call.microbatch < call.x.shape[0]:

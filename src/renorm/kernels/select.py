@@ -99,7 +99,9 @@ def batch_mean(call: Call, kernel: str | None = None) -> Tensor:
 
 def _obstacle(call: Call) -> str | None:
     """Why the composite kernel alone can take this call, or None if others may."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and (
+        call.x.device.type != "cpu" or torch.compiler.is_exporting()
+    ):
         return "the compiler fuses plain operations itself"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"

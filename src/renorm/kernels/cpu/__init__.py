@@ -7,6 +7,7 @@ three-dimensional likes (``x.t()``, ``x.transpose(1, 2)``); any other is first m
 
 import ctypes
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ _EMPTY = {
 }
 _PLAIN = (Tensor, torch.nn.Parameter)
 # mean, what rounding took from it, var, r and d: one allocation
-_STATISTICS = 5
+STATISTICS = 5
 _COUNTED = torch.tensor(True, device="cpu")
 _NOT_COUNTED = torch.tensor(False, device="cpu")
 
@@ -75,6 +76,8 @@ def obstacle(call: Call) -> str | None:
     for t in (call.mask, call.residual):
         if t is not None and type(t) not in _PLAIN:
             return f"the mask or residual is a tensor subclass ({type(t).__name__})"
+    if torch.compiler.is_compiling():  # there it is one operator
+        return None
     if torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return "operations are being recorded, and this would not be one"
     return None
@@ -116,6 +119,8 @@ def is_common(call: Call) -> bool:
 
 def run(call: Call) -> Outcome:
     """Normalize; all of the call is done in one pass."""
+    if torch.compiler.is_compiling():
+        return operators.run(call)
     sizes = layout.sizes(call.x, call.microbatch)
     if sizes is not None and _lies_alike(call, sizes):
         return _run(call, sizes)
@@ -136,6 +141,17 @@ def _run(call: Call, sizes: Sizes) -> Outcome:
     saved, new_mean, new_var, counted = statistics
     # a view takes as long as an allocation; whoever has the statistics moved in place needs none
     return Outcome(y, None if call.in_place else saved[0], new_mean, new_var, counted)
+
+
+def computed(call: Call) -> tuple[Tensor, list[Any]]:
+    """y, and what the backward needs, new mean, new var, counted; without autograd."""
+    call = _arranged(call)
+    sizes = layout.sizes(call.x, call.microbatch)
+    assert sizes is not None
+    statistics: list[Any] = []
+    y = torch.empty_like(call.x)
+    _forward(call, sizes, y, statistics)
+    return y, statistics
 
 
 def batch_mean(call: Call) -> Tensor:
@@ -169,7 +185,7 @@ def _arranged(call: Call) -> Call:
     for name in ("running_mean", "running_var", "weight", "bias", "mask"):
         value = getattr(call, name)
         if not _lies(value):
-            made[name] = value.resolve_neg().contiguous()
+            made[name] = _packed(value)
     residual, x = call.residual, call.x
     if residual is not None and layout.sizes(residual, call.microbatch) != layout.sizes(
         x, call.microbatch
@@ -190,7 +206,7 @@ def _forward(call: Call, sizes: Sizes, y: Tensor | None, statistics: list[Any]) 
     size = n if microbatch is None else microbatch
     new_mean = new_var = counter = None
     empty = _EMPTY[x.dtype]
-    saved = empty((_STATISTICS, -(-n // size), c))
+    saved = empty((STATISTICS, -(-n // size), c))
     in_place = _may_be_written(call, saved.dtype)
     if in_place:
         new_mean, new_var, counter = mean, var, call.counter
@@ -285,15 +301,68 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of x, weight, bias and residual."""
     x, weight, bias, sign, mask, saved = ctx.saved_tensors
     sizes, strides, microbatch, relu, renormalizes, eps, bias_dtype = ctx.settings
-    need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
-    if x.stride() != strides:  # a hook on saved tensors may return another layout
-        x = x.contiguous()
+    needs = ctx.needs_input_grad[:4]
+    dx, dweight, dbias, dresidual = gradients(
+        dy,
+        x,
+        weight,
+        bias,
+        sign,
+        mask,
+        saved,
+        microbatch,
+        relu,
+        renormalizes,
+        eps,
+        needs,
+        sizes if x.stride() == strides else None,  # a hook may have changed the layout
+    )
+    if dweight is not None and dweight.dtype is not weight.dtype:
+        dweight = dweight.to(weight.dtype)
+    if dbias is not None and dbias.dtype is not bias_dtype:
+        dbias = dbias.to(bias_dtype)
+    return dx, dweight, dbias, dresidual
+
+
+def gradients(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    sign: Tensor | None,
+    mask: Tensor | None,
+    saved: Tensor,
+    microbatch: int | None,
+    relu: bool,
+    renormalizes: bool,
+    eps: float,
+    needs: Sequence[bool],
+    sizes: Sizes | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, weight, bias and residual that are needed, in the dtypes computed in.
+
+    Args:
+        dy: of y.
+        x: as the forward took it.
+        weight: (C,), or None for ones.
+        bias: (C,); needed with ``relu`` alone, and not if there is a ``sign``.
+        sign: y, where its sign tells what a ReLU behind a residual let through.
+        mask: (N, *spatial), True = real data.
+        saved: what the forward left.
+        microbatch: as in the forward.
+        relu: as in the forward.
+        renormalizes: whether the forward had running statistics.
+        eps: as in the forward.
+        needs: of these four, which.
+        sizes: of x, if they are known.
+    """
+    need_x, need_weight, need_bias, need_residual = needs
+    sizes = sizes or layout.sizes(x, microbatch)
+    if sizes is None:
+        x = x.resolve_neg().contiguous()
         sizes = layout.sizes(x, microbatch)
         assert sizes is not None
     dy = _like(dy, x)
-    sign = None if sign is None else _like(sign, x)
-    weight = weight if _lies(weight) else weight.contiguous()
-    bias = bias if _lies(bias) else bias.contiguous()
     masks_residual = need_residual and relu
     dx = torch.empty_like(x) if need_x or masks_residual else None
     dresidual = torch.empty_like(x) if masks_residual else dy if need_residual else None
@@ -306,24 +375,24 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         *sizes,
         sizes[1] if microbatch is None else microbatch,
         relu,
-        mask,
+        _packed(mask),
         dy,
-        sign,
+        None if sign is None else _like(sign, x),
         dx,
         dresidual if masks_residual else None,
         saved,
         renormalizes,
-        weight,
-        bias,
+        _packed(weight),
+        _packed(bias),
         dweight,
         dbias,
         eps,
     )
-    if dweight is not None and dweight.dtype is not weight.dtype:
-        dweight = dweight.to(weight.dtype)
-    if dbias is not None and dbias.dtype is not bias_dtype:
-        dbias = dbias.to(bias_dtype)
     return dx if need_x else None, dweight, dbias, dresidual
+
+
+def _packed(t: Tensor | None) -> Tensor | None:
+    return t if t is None or _lies(t) else t.resolve_neg().contiguous()
 
 
 def _like(t: Tensor, x: Tensor) -> Tensor:
@@ -359,3 +428,7 @@ def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         counted.sum(dims, dtype=saved.dtype).to(bias_dtype) if need_bias else None,
         dy if need_residual else None,
     )
+
+
+# it registers what is defined above, and nothing else refers to it before a call
+from renorm.kernels.cpu import operators  # noqa: E402
