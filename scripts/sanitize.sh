@@ -19,4 +19,4 @@ export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -pri
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 # Python itself leaks
 export PYTHONPATH=src:tests
 "$python" -c 'from renorm.kernels import cpu; assert cpu.MISSING is None, cpu.MISSING'
-"$python" -m pytest -n0 tests/kernels tests/contract/test_contract.py -k "kernels or cpu"
+"$python" -m pytest -n0 -k "cpu or in_place" tests/kernels tests/contract/test_contract.py tests/unit/test_epilogue.py

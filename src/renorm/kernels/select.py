@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from renorm.errors import ArgumentError
 from renorm.kernels import aten, composite, cpu, cuda
 from renorm.kernels.call import Call, Outcome, finished
+from renorm.kernels.cpu import operators
 
 
 class Choice(NamedTuple):
@@ -77,7 +78,10 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
 
 def run(call: Call, kernel: str | None = None) -> Outcome:
     """Compute the call with the chosen kernel."""
-    chosen = _KERNELS[choose(call, kernel).kernel]
+    name = choose(call, kernel).kernel
+    if name == "cpu" and torch.compiler.is_compiling():
+        return operators.run(call)
+    chosen = _KERNELS[name]
     outcome = chosen.run(call)
     if chosen.FUSES:
         return outcome

@@ -119,8 +119,6 @@ def is_common(call: Call) -> bool:
 
 def run(call: Call) -> Outcome:
     """Normalize; all of the call is done in one pass."""
-    if torch.compiler.is_compiling():
-        return operators.run(call)
     sizes = layout.sizes(call.x, call.microbatch)
     if sizes is not None and _lies_alike(call, sizes):
         return _run(call, sizes)
@@ -428,7 +426,3 @@ def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         counted.sum(dims, dtype=saved.dtype).to(bias_dtype) if need_bias else None,
         dy if need_residual else None,
     )
-
-
-# it registers what is defined above, and nothing else refers to it before a call
-from renorm.kernels.cpu import operators  # noqa: E402
