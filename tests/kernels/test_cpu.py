@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from torch import Tensor
 from contract.checks import CHECKS, Check
 from renorm import kernels
 from renorm.functional import batch_renorm
-from renorm.kernels import Call, cpu, layout
+from renorm.kernels import Call, cpu
+from renorm.kernels.layout import sizes as layout_of
 from support.cases import CASES, Case, inputs
 from support.oracle import expected
 from support.subjects import CPU
@@ -403,7 +405,22 @@ def test_hooks_on_saved_tensors_may_change_the_layout() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_positions_are_counted_in_64_bits(layout: str) -> None:
+    """More than 2^31 values; pages that nobody has written are all one page of zeros."""
+    last = 2**30 + 64
+    x = torch.from_numpy(np.zeros(2 * last, np.int16)).view(torch.bfloat16)  # torch's own write
+    x[-1] = 2**20
+    if layout == "contiguous":
+        x = x.view(1, 2, last, 1)
+    else:
+        x = x.view(1, last, 1, 2).permute(0, 3, 1, 2)
+    assert layout_of(x) == (layout == "channels_last", 1, 2, last)
+    mean = kernels.batch_mean(_call(x), "cpu")
+    torch.testing.assert_close(mean, torch.tensor([[0.0, 2**20 / last]]))
+
+
 def test_large_sizes_are_counted_in_64_bits() -> None:
     """The sizes alone: values to go with them would take 12 GiB."""
-    assert layout.sizes(torch.empty(1).expand(2, 3, 2**30)) is None  # would be copied
-    assert layout.sizes(torch.empty(2, 3, 2**30, device="meta")) == (False, 2, 3, 2**30)
+    assert layout_of(torch.empty(1).expand(2, 3, 2**30)) is None  # would be copied
+    assert layout_of(torch.empty(2, 3, 2**30, device="meta")) == (False, 2, 3, 2**30)
