@@ -220,6 +220,24 @@ def test_storage_offsets_need_no_alignment(shape: tuple[int, ...], dtype: torch.
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 2053), (2053, 2, 3)], ids=["planes", "rows"])
+def test_large_outputs_are_written_past_the_caches(
+    shape: tuple[int, ...], dtype: torch.dtype, instructions: str
+) -> None:
+    """From 16 MiB on; planes of an odd size, so that most vectors lie across the lines."""
+    x = torch.randn(2**24 // 2053 // 6 // dtype.itemsize + 1, *shape).to(dtype).flatten(0, 1)
+    x = x if shape[1] == 3 else x.transpose(1, 2)
+    assert x.nbytes >= 2**24
+    dy = torch.randn_like(x)
+    for ours, plain in zip(
+        _results(_call(x), dy), _results(_call(x), dy, "composite"), strict=True
+    ):
+        torch.testing.assert_close(
+            ours, plain, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_types_round_as_torch_does(dtype: torch.dtype, instructions: str) -> None:
     """Every pattern of 16 bits goes in, and comes out as torch converts it."""

@@ -13,6 +13,7 @@ typedef struct {
     double *dweight, *dbias;
     double values; /* in each channel; with fewer than two the running statistics serve */
     int threads, what;
+    bool streams; /* no cache will keep the output */
     atomic_bool *out_of_memory;
 } NAME(group);
 
@@ -109,5 +110,8 @@ INLINE void NAME(map_at)(const NAME(group) *g, int64_t at, int64_t n, NAME(terms
     if (what & MASKED) result = NAME(kept)(result, keep);
     if (what & ADDED) result += NAME(read)(g->residual + at, n);
     if (!(what & PAIRED) && (what & RELU)) result = NAME(kept)(result, ~(result < 0));
-    NAME(write)(g->out + at, result, n);
+    if (g->streams && n == LANES)
+        NAME(store_past)(g->out + at, result);
+    else
+        NAME(write)(g->out + at, result, n);
 }

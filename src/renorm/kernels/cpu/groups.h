@@ -1,6 +1,11 @@
 /* Template: the groups of a call, one after another or side by side, and what is made of all of them:
  * the new running statistics, or the gradients of weight and bias. */
 
+/* Outputs of this size are written past the caches. Measured with a ReLU behind the layer, forward and
+ * backward, which then reads them from memory: the whole took 11 to 18 % less at 26 MB, 9 % less at
+ * 19 MB, and 40 % more at 6 MB. */
+enum { NAME(STREAMED) = 16 << 20 };
+
 typedef struct {
     call *call;
     int64_t groups;
@@ -41,6 +46,7 @@ static NAME(group) NAME(group_of)(const NAME(batch) *b, int64_t index) {
     g.dbias = g.dweight + C;
     g.values = c->mask ? NAME(count)(g.mask, N * S) : (double)(N * S);
     g.threads = b->threads;
+    g.streams = c->N * C * S * (int64_t)sizeof(ELEMENT) >= NAME(STREAMED);
     g.what = c->mask ? MASKED : 0;
     if (c->dy)
         g.what |= PAIRED | (!c->relu ? 0 : c->y ? SIGNED : RELU);

@@ -14,6 +14,12 @@
 #define NARROWED_16(i) __builtin_convertvector(i, NAME(packed))
 #endif
 
+/* Where there is no store past the caches. */
+#ifndef STREAM
+#define STREAM(p, value, bytes) memcpy(p, value, bytes)
+#define STREAM_END()
+#endif
+
 /* Asks for a cache line before it is needed; the address need not be the caller's. */
 #define FETCH(p) __builtin_prefetch((const void *)(p), 0, 3)
 

@@ -82,6 +82,15 @@ INLINE void NAME(store)(ELEMENT *p, V value) {
     memcpy(p, &packed, sizeof packed);
 }
 
+/* A store past the caches, where the address allows it. */
+INLINE void NAME(store_past)(ELEMENT *p, V value) {
+    NAME(packed) packed = NAME(narrowed)(value);
+    if ((uintptr_t)p % sizeof packed)
+        memcpy(p, &packed, sizeof packed);
+    else
+        STREAM(p, &packed, sizeof packed);
+}
+
 /* The first n < LANES values, then zeros. */
 INLINE V NAME(load_part)(const ELEMENT *p, int64_t n) {
     ELEMENT whole[LANES] = {0};
