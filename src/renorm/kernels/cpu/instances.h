@@ -17,7 +17,7 @@
 /* Where there is no store past the caches. */
 #ifndef STREAM
 #define STREAM(p, value, bytes) memcpy(p, value, bytes)
-#define STREAM_END()
+#define STREAM_END() ((void)0)
 #endif
 
 /* Asks for a cache line before it is needed; the address need not be the caller's. */
