@@ -97,12 +97,15 @@ def batch_renorm(
         residual,
         relu,
     )
-    outcome = compute(call, single, kernel)
-    new_mean, new_var = outcome.new_mean, outcome.new_var
-    if running_mean is not None and running_var is not None and new_mean is not None:
-        assert new_var is not None
-        new_mean, new_var = new_mean.to(running_mean.dtype), new_var.to(running_var.dtype)
-    return outcome.y, new_mean, new_var
+    y, _, new_mean, new_var, counted = compute(call, single, kernel)
+    return y, stored(new_mean, running_mean, counted), stored(new_var, running_var, counted)
+
+
+def stored(new: Tensor | None, old: Tensor | None, counted: Tensor | None) -> Tensor | None:
+    """A new statistic in the dtype of the old one, which is exactly kept if nothing counted."""
+    if new is None or old is None or new.dtype == old.dtype:
+        return new
+    return torch.where(counted, new.to(old.dtype), old)  # type: ignore[arg-type]
 
 
 def compute(call: Call, single: str, kernel: str | None = None) -> Outcome:
@@ -119,8 +122,8 @@ def apply(call: Call, kernel: str | None = None) -> Outcome:
     y = F.batch_norm(call.x, zeros, zeros, call.weight, call.bias, eps=call.eps)
     y = finished(y, call)
     counted = torch.zeros((), dtype=torch.bool, device=call.x.device)
-    mean = zeros.unsqueeze(0)
-    return Outcome(y, mean, call.running_mean, call.running_var, counted)
+    mean, var = (None if t is None else t.detach().clone() for t in call[1:3])
+    return Outcome(y, zeros.unsqueeze(0), mean, var, counted)
 
 
 def check(call: Call, single: str) -> None:

@@ -67,21 +67,25 @@ def batch_mean(call: Call) -> Tensor:
     return torch.cat([(g.centre + g.mean).flatten(1) for g in groups])
 
 
-def repeated(call: Call, mean: Tensor, var: Tensor, r: Tensor, d: Tensor) -> Tensor:
+def repeated(
+    call: Call, mean: Tensor, var: Tensor, r: Tensor, d: Tensor, renormalizes: bool
+) -> Tensor:
     """The normalized x of an earlier run, with r and d as they were: they do not depend on x.
 
     Args:
         call: that run's x, weight, bias, mask, microbatch and eps.
-        mean: (G, C), used where a group's own moments were not, as the next.
-        var: (G, C).
+        mean: (G, C), what each group was normalized by; constant where the group has fewer than
+            two values and there were running statistics, else computed again from x.
+        var: (G, C), likewise.
         r: (G, C).
         d: (G, C).
+        renormalizes: whether there were running statistics.
     """
     ys, first = [], 0
     for x, mask in _groups(call):
         group = _centred(x, mask)
         rows, shape = slice(first, first + x.shape[0]), group.mean.shape
-        known = group.values > 1
+        known = (group.values > 1) | (not renormalizes)
         statistics = _Statistics(
             torch.where(known, group.mean, mean[rows].view(shape) - group.centre),
             torch.where(known, group.var, var[rows].view(shape)),

@@ -211,6 +211,7 @@ class BatchRenorm(_BatchNorm):
             or torch._C._are_functorch_transforms_active()
             or may_be_repeated()
             or (self._memory and in_backward())
+            or type(self)._check_input_dim is not BatchRenorm._check_input_dim
         ):
             return None
         mean, var = self._buffers.get("running_mean"), self._buffers.get("running_var")
@@ -237,7 +238,7 @@ class BatchRenorm(_BatchNorm):
     ) -> Tensor:
         reference, weight, bias = self._tensors()
         tracks = self.training and self.track_running_stats
-        repeats = bool(self._memory) and in_backward()
+        repeats = bool(self._memory) and in_backward() and x.numel() > 0
         keeps = not repeats and may_be_repeated()
         in_place = tracks and not (repeats or keeps or torch.compiler.is_compiling())
         call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
@@ -250,7 +251,7 @@ class BatchRenorm(_BatchNorm):
             reference, repeated = self._memory.find(mean, reference)
             call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
         outcome = functional.compute(call, self.single, self.kernel)
-        if keeps:
+        if keeps and x.numel() > 0:
             assert outcome.batch_mean is not None
             self._memory.keep(outcome.batch_mean, reference)
         if tracks and outcome.new_mean is not None:
@@ -324,8 +325,10 @@ class BatchRenorm(_BatchNorm):
                 counted = counted & ~repeated
                 new_mean = torch.where(repeated, self.running_mean, new_mean)
                 new_var = torch.where(repeated, self.running_var, new_var)
-            self.running_mean.copy_(new_mean)
-            self.running_var.copy_(new_var)
+            for buffer, new in ((self.running_mean, new_mean), (self.running_var, new_var)):
+                value = functional.stored(new, buffer, counted)
+                assert value is not None
+                buffer.copy_(value)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(counted)
 

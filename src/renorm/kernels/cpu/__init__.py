@@ -76,6 +76,8 @@ def obstacle(call: Call) -> str | None:
     for t in (call.mask, call.residual):
         if t is not None and type(t) not in _PLAIN:
             return f"the mask or residual is a tensor subclass ({type(t).__name__})"
+    if any(t is not None and t._is_zerotensor() for t in (*call[:5], call.residual)):
+        return "a tensor of zeros has no memory to read"
     if torch.compiler.is_compiling():  # there it is one operator
         return None
     if torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
@@ -95,11 +97,7 @@ def at_once(call: Call) -> Tensor | None:
     sizes = layout.sizes(x)
     if sizes is None:
         return None
-    if torch.is_grad_enabled():
-        return _Normalize.apply(x, call.weight, call.bias, None, call, sizes, [])
-    y = torch.empty_like(x)
-    _forward(call, sizes, y, [])
-    return y
+    return _Normalize.apply(x, call.weight, call.bias, None, call, sizes, [])
 
 
 def is_common(call: Call) -> bool:
@@ -201,7 +199,7 @@ def _forward(call: Call, sizes: Sizes, y: Tensor | None, statistics: list[Any]) 
     """
     x, mean, var, weight, bias, _, _, momentum, eps, mask, microbatch, residual, relu, *_ = call
     _, n, c, _ = sizes
-    size = n if microbatch is None else microbatch
+    size = n if microbatch is None else min(n, microbatch)
     new_mean = new_var = counter = None
     empty = _EMPTY[x.dtype]
     saved = empty((STATISTICS, -(-n // size), c))
@@ -247,6 +245,7 @@ def _may_be_written(call: Call, dtype: torch.dtype) -> bool:
         and mean is not None
         and var is not None
         and type(counter) is Tensor
+        and counter.is_cpu
         and mean.dtype is dtype
         and var.dtype is dtype
         and counter.dtype is torch.int64
@@ -371,14 +370,14 @@ def gradients(
     native.backward(
         x,
         *sizes,
-        sizes[1] if microbatch is None else microbatch,
+        sizes[1] if microbatch is None else min(sizes[1], microbatch),
         relu,
         _packed(mask),
         dy,
         None if sign is None else _like(sign, x),
         dx,
         dresidual if masks_residual else None,
-        saved,
+        _packed(saved),
         renormalizes,
         _packed(weight),
         _packed(bias),
@@ -403,15 +402,15 @@ def _like(t: Tensor, x: Tensor) -> Tensor:
 def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The same gradients by operations that can be differentiated again."""
     x, weight, bias, sign, mask, saved = ctx.saved_tensors
-    _, _, microbatch, relu, _, eps, bias_dtype = ctx.settings
+    _, _, microbatch, relu, renormalizes, eps, bias_dtype = ctx.settings
     need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
     create_graph = torch.is_grad_enabled()
     call = Call(x, None, None, weight, bias, 1.0, 0.0, 0.0, eps, mask, microbatch)
     mean, _, var, r, d = saved
     with torch.enable_grad():
-        y = repeated(call, mean, var, r, d)
+        y = repeated(call, mean, var, r, d, renormalizes)
         if relu:
-            dy = dy * ((y if sign is None else sign) > 0)
+            dy = torch.where((y if sign is None else sign) <= 0, 0, dy)
         wanted = [t for t, need in ((x, need_x), (weight, need_weight)) if need]
         found = iter(
             torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=create_graph)

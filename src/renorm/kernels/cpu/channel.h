@@ -15,7 +15,10 @@ typedef struct {
     double *s, *q;
 } NAME(sums);
 
-/* Sums about a shift far from the mean lose the variance: its relative error is about the rounding
+/* Squares are summed in the accumulation dtype: float32 and bfloat16 values whose distance from the first
+ * ones is beyond 1e18 overflow, and such a batch is not counted.
+ *
+ * Sums about a shift far from the mean lose the variance: its relative error is about the rounding
  * of a float times gap^2 / var, so with 32 it stays below 4e-6. */
 static bool NAME(shift_is_far)(const NAME(group) *g, NAME(sums) sums, int64_t channels) {
     const double n = g->values < 1 ? 1 : g->values;

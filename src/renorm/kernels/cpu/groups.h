@@ -148,7 +148,7 @@ static void NAME(gather_gradients)(const NAME(batch) *b) {
 }
 
 static void NAME(run)(call *c) {
-    const int64_t groups = (c->N + c->microbatch - 1) / c->microbatch;
+    const int64_t groups = groups_of(c);
     const bool side_by_side = c->threads > 1 && groups >= c->threads;
     const int64_t gradients = c->dy ? 2 * groups * c->C : 0;
     double *memory = malloc((size_t)(groups + gradients) * sizeof(double));

@@ -15,7 +15,7 @@ typedef struct {
 } vector;
 
 /* x is (N, C, S), or (N, S, C) where `rows` says so, contiguous; out, dy, y and both residuals lie
- * alike, and the mask is (N, S). Every `microbatch` examples, (last ones may be fewer) are one of G
+ * alike, and the mask is (N, S). Every `microbatch` examples (the last may be fewer) are one of G
  * groups with statistics of their own.
  *
  * The forward writes out = y (unless NULL) and the statistics of each group, (G, C) each: mean, lost
@@ -43,6 +43,9 @@ typedef struct {
     bool counted;
     atomic_bool out_of_memory;
 } call;
+
+/* Of a call with examples and a microbatch of at least one. */
+static inline int64_t groups_of(const call *c) { return (c->N - 1) / c->microbatch + 1; }
 
 typedef void (*call_function)(call *);
 

@@ -69,23 +69,30 @@ typedef struct {
 static int64_t integer(arguments *a) { return PyLong_AsLongLong(*a->next++); }
 static double number(arguments *a) { return PyFloat_AsDouble(*a->next++); }
 
+/* What a method returns; after an error nothing is called any more. */
 static int64_t called(PyObject *t, PyObject *method, PyObject *argument) {
-    PyObject *result = PyObject_CallMethodObjArgs(t, method, argument, NULL);
+    PyObject *result = PyErr_Occurred() ? NULL : PyObject_CallMethodObjArgs(t, method, argument, NULL);
     if (!result) return -1;
     int64_t value = PyLong_AsLongLong(result);
     Py_DECREF(result);
     return value;
 }
 
+/* The address of a tensor's values, NULL for None alone: freed storage has none either. */
 static void *data(PyObject *t) {
-    return t == Py_None ? NULL : (void *)(uintptr_t)called(t, name_data_ptr, NULL);
+    if (t == Py_None) return NULL;
+    void *values = (void *)(uintptr_t)called(t, name_data_ptr, NULL);
+    if (PyErr_Occurred()) return NULL;
+    if (!values)
+        PyErr_SetString(PyExc_RuntimeError, "a tensor has values, but its memory was freed");
+    return values;
 }
 
 static void *address(arguments *a) { return data(*a->next++); }
 
 /* The number of a tensor's dtype, or DTYPES if there is no code for it. */
 static enum dtype dtype_of(PyObject *t) {
-    PyObject *found = PyObject_GetAttr(t, name_dtype);
+    PyObject *found = PyErr_Occurred() ? NULL : PyObject_GetAttr(t, name_dtype);
     int i = 0;
     if (!found) return DTYPES;
     while (i < DTYPES && found != dtypes[i]) i++;
@@ -108,6 +115,7 @@ static enum dtype tensor(arguments *a, call *c) {
     c->C = integer(a);
     c->S = integer(a);
     c->microbatch = integer(a);
+    if (c->microbatch > c->N) c->microbatch = c->N;
     c->relu = integer(a) != 0;
     c->mask = address(a);
     return dtype;
@@ -117,8 +125,7 @@ static enum dtype tensor(arguments *a, call *c) {
 static void statistics(arguments *a, call *c, enum dtype dtype) {
     char *memory = address(a);
     if (c->microbatch < 1) return; /* computed() says so */
-    const int64_t groups = (c->N + c->microbatch - 1) / c->microbatch;
-    const int64_t bytes = groups * c->C * (dtype == FLOAT64 ? 8 : 4);
+    const int64_t bytes = groups_of(c) * c->C * (dtype == FLOAT64 ? 8 : 4);
     c->mean = memory;
     c->lost = memory + bytes;
     c->var = memory + 2 * bytes;
@@ -212,7 +219,8 @@ static bool is_plain(PyObject *t) {
     if ((PyObject *)Py_TYPE(t) != classes[0] && (PyObject *)Py_TYPE(t) != classes[1]) return false;
     if (dtype_of(t) == DTYPES || !(on_cpu = PyObject_GetAttr(t, name_is_cpu))) return false;
     Py_DECREF(on_cpu);
-    return on_cpu == Py_True && called(t, name_is_neg, NULL) == 0;
+    return on_cpu == Py_True && called(t, name_is_neg, NULL) == 0 &&
+           called(t, name_data_ptr, NULL) != 0;
 }
 
 static bool is_vector(PyObject *t, int64_t C) {
@@ -224,6 +232,10 @@ static bool is_vector(PyObject *t, int64_t C) {
 static bool is_within(PyObject *value, double low, double high) {
     if (!PyFloat_Check(value) && !PyLong_Check(value)) return false;
     double number = PyFloat_AsDouble(value);
+    if (PyErr_Occurred()) { /* an integer beyond all floats */
+        PyErr_Clear();
+        return false;
+    }
     return number >= low && number <= high;
 }
 

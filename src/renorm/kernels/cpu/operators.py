@@ -85,7 +85,7 @@ def _fake_forward(
     x: Tensor, running_mean: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, c, microbatch = x.shape[0], x.shape[1], rest[-2]
-    groups = 1 if microbatch is None else (n + microbatch - 1) // microbatch
+    groups = 1 if microbatch is None else (n - 1) // microbatch + 1
     dtype, moved = accumulation_dtype(x.dtype), c if running_mean is not None else 0
     return (
         _like_output(x, microbatch),

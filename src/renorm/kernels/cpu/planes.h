@@ -165,7 +165,7 @@ static void NAME(plane_shifts)(const NAME(group) *g, int64_t first, int64_t chan
 /* Whole channels, in blocks that are still in cache when they are mapped. */
 static void NAME(whole_channels)(int64_t begin, int64_t end, void *context) {
     const NAME(group) *g = context;
-    REAL shift[BLOCK], memory[NAME(COEFFICIENTS) * BLOCK];
+    REAL shift[BLOCK], memory[NAME(COEFFICIENTS) * BLOCK] = {0};
     double s[BLOCK], q[BLOCK];
     NAME(sums) sums = {shift, s, q};
     NAME(coefficients) k = NAME(coefficients_in)(memory, BLOCK);
