@@ -76,12 +76,12 @@ def obstacle(call: Call) -> str | None:
     for t in (call.mask, call.residual):
         if t is not None and type(t) not in _PLAIN:
             return f"the mask or residual is a tensor subclass ({type(t).__name__})"
-    if any(t is not None and t._is_zerotensor() for t in (*call[:5], call.residual)):
-        return "a tensor of zeros has no memory to read"
     if torch.compiler.is_compiling():  # there it is one operator
         return None
     if torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return "operations are being recorded, and this would not be one"
+    if any(t is not None and t._is_zerotensor() for t in (*call[:5], call.residual)):
+        return "a tensor of zeros has no memory to read"
     return None
 
 
