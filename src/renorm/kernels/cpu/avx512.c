@@ -34,6 +34,37 @@ static inline __attribute__((always_inline)) void stream(void *p, const void *va
 #define STREAM(p, value, bytes) stream(p, value, bytes)
 #define STREAM_END() _mm_sfence()
 
+/* The first n elements of a size at p, then zeros; and back. A plane of 3x3 is no more than this. */
+static inline __attribute__((always_inline)) void load_some(void *value, const void *p, int64_t n,
+                                                            size_t size) {
+    if (size == 2) {
+        __m256i some = _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
+        memcpy(value, &some, sizeof some);
+    } else {
+        __m512i some = size == 4 ? _mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), p)
+                                 : _mm512_maskz_loadu_epi64((__mmask8)((1u << n) - 1), p);
+        memcpy(value, &some, sizeof some);
+    }
+}
+
+static inline __attribute__((always_inline)) void store_some(void *p, const void *value, int64_t n,
+                                                             size_t size) {
+    if (size == 2) {
+        __m256i some;
+        memcpy(&some, value, sizeof some);
+        _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), some);
+    } else {
+        __m512i some;
+        memcpy(&some, value, sizeof some);
+        if (size == 4)
+            _mm512_mask_storeu_epi32(p, (__mmask16)((1u << n) - 1), some);
+        else
+            _mm512_mask_storeu_epi64(p, (__mmask8)((1u << n) - 1), some);
+    }
+}
+#define LOAD_SOME load_some
+#define STORE_SOME store_some
+
 #define VECTOR_BYTES 64
 #include "instances.h"
 

@@ -14,6 +14,23 @@
 #define NARROWED_16(i) __builtin_convertvector(i, NAME(packed))
 #endif
 
+/* Where a vector is loaded and stored whole or not at all. */
+#ifndef LOAD_SOME
+INLINE void load_each(void *value, const void *p, int64_t n, size_t size) {
+    char whole[VECTOR_BYTES] = {0};
+    for (int64_t i = 0; i < n; i++)
+        memcpy(whole + i * (int64_t)size, (const char *)p + i * (int64_t)size, size);
+    memcpy(value, whole, size == 2 ? VECTOR_BYTES / 2 : VECTOR_BYTES);
+}
+
+INLINE void store_each(void *p, const void *value, int64_t n, size_t size) {
+    for (int64_t i = 0; i < n; i++)
+        memcpy((char *)p + i * (int64_t)size, (const char *)value + i * (int64_t)size, size);
+}
+#define LOAD_SOME load_each
+#define STORE_SOME store_each
+#endif
+
 /* Where there is no store past the caches. */
 #ifndef STREAM
 #define STREAM(p, value, bytes) memcpy(p, value, bytes)

@@ -93,15 +93,14 @@ INLINE void NAME(store_past)(ELEMENT *p, V value) {
 
 /* The first n < LANES values, then zeros. */
 INLINE V NAME(load_part)(const ELEMENT *p, int64_t n) {
-    ELEMENT whole[LANES] = {0};
-    for (int64_t l = 0; l < n; l++) whole[l] = p[l];
-    return NAME(load)(whole);
+    NAME(packed) packed;
+    LOAD_SOME(&packed, p, n, sizeof(ELEMENT));
+    return NAME(widened)(packed);
 }
 
 INLINE void NAME(store_part)(ELEMENT *p, V value, int64_t n) {
-    ELEMENT whole[LANES];
-    NAME(store)(whole, value);
-    for (int64_t l = 0; l < n; l++) p[l] = whole[l];
+    NAME(packed) packed = NAME(narrowed)(value);
+    STORE_SOME(p, &packed, n, sizeof(ELEMENT));
 }
 
 INLINE V NAME(load_real)(const REAL *p) {
