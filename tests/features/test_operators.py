@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 import renorm
 from renorm.errors import RenormError
@@ -35,12 +35,12 @@ def _arguments(case: Case) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("case", SOME, ids=lambda case: case.id)
 def test_torch_finds_nothing_wrong(case: Case) -> None:
-    torch.library.opcheck(torch.ops.renorm.forward.default, _arguments(case))
+    library.opcheck(torch.ops.renorm.forward.default, _arguments(case))
 
 
 def test_torch_finds_nothing_wrong_without_statistics() -> None:
     x, _, _, *rest = _arguments(case("4d"))
-    torch.library.opcheck(torch.ops.renorm.forward.default, (x, None, None, *rest))
+    library.opcheck(torch.ops.renorm.forward.default, (x, None, None, *rest))
 
 
 @pytest.mark.parametrize("case", SOME, ids=lambda case: case.id)
