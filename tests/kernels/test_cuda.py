@@ -259,7 +259,7 @@ def test_many_channels_are_committed_in_blocks(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_layer_leaves_the_schedule_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_COUNTS", DEVICE.type)
+    monkeypatch.setattr(layers, "_RAMPS_IN_KERNEL", DEVICE.type)
     schedule = limits.over(4)
     both = [
         BatchRenorm1d(5, limits=schedule, momentum=0.3, device=DEVICE, kernel=kernel)

@@ -1,10 +1,34 @@
-"""How the values of a tensor lie in memory, as kernels that take addresses see them."""
+"""What kernels that take addresses see of a tensor: whether they can read it, and how it lies."""
 
 import torch
 from torch import Tensor
 
+from renorm.kernels.call import Call
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # in the order of the C code
+PLAIN = (Tensor, torch.nn.Parameter)
+
 # whether the C channels of a position lie together, and N, C, S
 Sizes = tuple[bool, int, int, int]
+
+
+def unreadable(call: Call) -> str | None:
+    """Why the tensors of a call cannot be read at their addresses, or None if they can."""
+    if call.x.dtype not in DTYPES:
+        return f"it has no code for {call.x.dtype}"
+    for t in (call.weight, call.bias, call.running_mean, call.running_var):
+        if t is not None and (type(t) not in PLAIN or t.dtype not in DTYPES):
+            return "a parameter or statistic is not a plain floating-point tensor"
+    for t in (call.mask, call.residual):
+        if t is not None and type(t) not in PLAIN:
+            return f"the mask or residual is a tensor subclass ({type(t).__name__})"
+    if torch.compiler.is_compiling():  # there it is one operator
+        return None
+    if torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
+        return "operations are being recorded, and this would not be one"
+    if any(t is not None and t._is_zerotensor() for t in (*call[:5], call.residual)):
+        return "a tensor of zeros has no memory to read"
+    return None
 
 
 def sizes(x: Tensor, microbatch: int | None = None) -> Sizes | None:

@@ -17,7 +17,7 @@ from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repea
 Schedule = Callable[[Any], tuple[Any, Any]]
 PAPER = paper()
 _PLAIN = (Tensor, nn.Parameter)
-_COUNTS = "cuda"  # where a kernel reads the counter: arithmetic on it would be launches
+_RAMPS_IN_KERNEL = "cuda"  # arithmetic on the counter would be launches there
 
 
 class BatchRenorm(_BatchNorm):
@@ -288,7 +288,7 @@ class BatchRenorm(_BatchNorm):
         else:
             mean, var, counter = reference
             step = _on_host(counter)
-            if type(limits) is Limits and _is_counted_there(counter):
+            if type(limits) is Limits and _has_ramps_in_kernel(counter):
                 r_max, d_max = limits.r_max, limits.d_max
             else:
                 r_max, d_max = limits(step)
@@ -336,8 +336,8 @@ class BatchRenorm(_BatchNorm):
         return {**self.__dict__, "_memory": Memory()}
 
 
-def _is_counted_there(counter: Tensor | int) -> bool:
-    return isinstance(counter, Tensor) and counter.device.type == _COUNTS
+def _has_ramps_in_kernel(counter: Tensor | int) -> bool:
+    return isinstance(counter, Tensor) and counter.device.type == _RAMPS_IN_KERNEL
 
 
 def _on_host(step: Tensor | int) -> Tensor | int:

@@ -8,7 +8,7 @@ three-dimensional likes (``x.t()``, ``x.transpose(1, 2)``); any other is first m
 import ctypes
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,13 +30,11 @@ except ModuleNotFoundError:
 except ImportError as error:
     _absence = f"was built, but does not load: {error}"
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # in the order of the code
 # makes statistics for x of each dtype; 0.7 microseconds, torch.empty with a dtype takes 1.2
 _EMPTY = {
     dtype: torch.empty(0, dtype=accumulation_dtype(dtype), device="cpu").new_empty
-    for dtype in _DTYPES
+    for dtype in layout.DTYPES
 }
-_PLAIN = (Tensor, torch.nn.Parameter)
 # mean, what rounding took from it, var, r and d: one allocation
 STATISTICS = 5
 _COUNTED = torch.tensor(True, device="cpu")
@@ -55,7 +53,7 @@ def _connect() -> str | None:
         ]
     except (OSError, AttributeError):
         return f"torch {torch.__version__} does not export torch_parallel_for"
-    native.connect(*addresses, *_PLAIN, *_DTYPES)
+    native.connect(*addresses, *layout.PLAIN, *layout.DTYPES)
     return None
 
 
@@ -68,21 +66,31 @@ def obstacle(call: Call) -> str | None:
         return "it computes on the cpu"
     if MISSING is not None:
         return MISSING
-    if call.x.dtype not in _DTYPES:
-        return f"it has no code for {call.x.dtype}"
-    for t in (call.weight, call.bias, call.running_mean, call.running_var):
-        if t is not None and (type(t) not in _PLAIN or t.dtype not in _DTYPES):
-            return "a parameter or statistic is not a plain floating-point tensor"
-    for t in (call.mask, call.residual):
-        if t is not None and type(t) not in _PLAIN:
-            return f"the mask or residual is a tensor subclass ({type(t).__name__})"
-    if torch.compiler.is_compiling():  # there it is one operator
-        return None
-    if torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
-        return "operations are being recorded, and this would not be one"
-    if any(t is not None and t._is_zerotensor() for t in (*call[:5], call.residual)):
-        return "a tensor of zeros has no memory to read"
-    return None
+    return layout.unreadable(call)
+
+
+class Step(NamedTuple):
+    """What a forward leaves beside y; of statistics moved in place, ``saved`` alone."""
+
+    saved: Tensor  # (5, G, C): the mean, what rounding took from it, var, r and d
+    new_mean: Tensor | None
+    new_var: Tensor | None
+    counted: Tensor | None
+
+
+class Kept(NamedTuple):
+    """What a backward needs to know of its forward."""
+
+    x: Tensor  # as the forward took it
+    weight: Tensor | None
+    bias: Tensor | None  # for ``relu`` alone: the sign is computed again from x ...
+    sign: Tensor | None  # ... or is that of y, where a residual went into it
+    mask: Tensor | None
+    saved: Tensor
+    microbatch: int | None
+    relu: bool
+    renormalizes: bool  # there were running statistics
+    eps: float
 
 
 def at_once(call: Call) -> Tensor | None:
@@ -127,27 +135,26 @@ def run(call: Call) -> Outcome:
 
 
 def _run(call: Call, sizes: Sizes) -> Outcome:
-    statistics: list[Any] = []
     if torch.is_grad_enabled():
+        steps: list[Step] = []
         x, _, _, weight, bias = call[:5]
-        y = _Normalize.apply(x, weight, bias, call.residual, call, sizes, statistics)
+        y = _Normalize.apply(x, weight, bias, call.residual, call, sizes, steps)
+        (step,) = steps
     else:
         y = torch.empty_like(call.x)
-        _forward(call, sizes, y, statistics)
-    saved, new_mean, new_var, counted = statistics
+        step = _forward(call, sizes, y)
     # a view takes as long as an allocation; whoever has the statistics moved in place needs none
-    return Outcome(y, None if call.in_place else saved[0], new_mean, new_var, counted)
+    mean = None if call.in_place else step.saved[0]
+    return Outcome(y, mean, step.new_mean, step.new_var, step.counted)
 
 
-def computed(call: Call) -> tuple[Tensor, list[Any]]:
-    """y, and what the backward needs, new mean, new var, counted; without autograd."""
+def computed(call: Call) -> tuple[Tensor, Step]:
+    """The output without autograd, and what the backward and the layer need."""
     call = _arranged(call)
     sizes = layout.sizes(call.x, call.microbatch)
     assert sizes is not None
-    statistics: list[Any] = []
     y = torch.empty_like(call.x)
-    _forward(call, sizes, y, statistics)
-    return y, statistics
+    return y, _forward(call, sizes, y)
 
 
 def batch_mean(call: Call) -> Tensor:
@@ -155,9 +162,7 @@ def batch_mean(call: Call) -> Tensor:
     call = _arranged(call._replace(in_place=False))
     sizes = layout.sizes(call.x, call.microbatch)
     assert sizes is not None
-    statistics: list[Any] = []
-    _forward(call, sizes, None, statistics)
-    return statistics[0][0]
+    return _forward(call, sizes, None).saved[0]
 
 
 def _lies(t: Tensor | None) -> bool:
@@ -192,11 +197,8 @@ def _arranged(call: Call) -> Call:
     return call._replace(**made, in_place=in_place)
 
 
-def _forward(call: Call, sizes: Sizes, y: Tensor | None, statistics: list[Any]) -> None:
-    """Write y; ``statistics`` becomes saved, new mean, new var, counted.
-
-    ``saved`` (5, G, C) is the mean, what rounding took from it, var, r and d.
-    """
+def _forward(call: Call, sizes: Sizes, y: Tensor | None) -> Step:
+    """Write y, and move the running statistics where that is asked for."""
     x, mean, var, weight, bias, _, _, momentum, eps, mask, microbatch, residual, relu, *_ = call
     _, n, c, _ = sizes
     size = n if microbatch is None else min(n, microbatch)
@@ -228,13 +230,11 @@ def _forward(call: Call, sizes: Sizes, y: Tensor | None, statistics: list[Any]) 
         momentum,
         eps,
     )
-    if new_mean is None:
-        statistics += [saved, None, None, None]
-    elif in_place:
-        statistics += [saved, None, None, None]
+    if in_place:
         torch._C._increment_version([mean, var, counter])  # type: ignore[list-item]
-    else:
-        statistics += [saved, new_mean, new_var, _COUNTED if counted else _NOT_COUNTED]
+    if in_place or new_mean is None:
+        return Step(saved, None, None, None)
+    return Step(saved, new_mean, new_var, _COUNTED if counted else _NOT_COUNTED)
 
 
 def _may_be_written(call: Call, dtype: torch.dtype) -> bool:
@@ -265,94 +265,55 @@ class _Normalize(torch.autograd.Function):
         residual: Tensor | None,
         call: Call,
         sizes: Sizes,
-        statistics: list[Any],
+        steps: list[Step],
     ) -> Tensor:
         y = torch.empty_like(x)
-        _forward(call, sizes, y, statistics)
+        step = _forward(call, sizes, y)
+        steps.append(step)
         # the sign before a ReLU is computed again from x, or read where a residual went into it
         sign = y if call.relu and residual is not None else None
         bias_of_sign = bias if call.relu and sign is None else None
-        ctx.save_for_backward(x, weight, bias_of_sign, sign, call.mask, statistics[0])
-        bias_dtype = None if bias is None else bias.dtype
-        renormalizes = call.running_mean is not None
-        ctx.settings = (
-            sizes,
-            x.stride(),
-            call.microbatch,
-            call.relu,
-            renormalizes,
-            call.eps,
-            bias_dtype,
-        )
+        ctx.save_for_backward(x, weight, bias_of_sign, sign, call.mask, step.saved)
+        ctx.settings = (call.microbatch, call.relu, call.running_mean is not None, call.eps)
+        ctx.layout = (x.stride(), sizes)
+        ctx.bias_dtype = None if bias is None else bias.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        dy = grads[0]
+        dy, kept, needs = (
+            grads[0],
+            Kept(*ctx.saved_tensors, *ctx.settings),
+            ctx.needs_input_grad[:4],
+        )
         if is_last_derivative(dy):
-            return *_backward(ctx, dy), None, None, None
-        return *_differentiable(ctx, dy), None, None, None
+            strides, sizes = ctx.layout
+            sizes = sizes if kept.x.stride() == strides else None  # a hook may have changed it
+            dx, dweight, dbias, dresidual = gradients(dy, kept, needs, sizes)
+        else:
+            dx, dweight, dbias, dresidual = _differentiable(dy, kept, needs)
+        if dweight is not None and kept.weight is not None:
+            dweight = dweight.to(kept.weight.dtype)
+        if dbias is not None:
+            dbias = dbias.to(ctx.bias_dtype)
+        return dx, dweight, dbias, dresidual, None, None, None
 
 
-def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients of x, weight, bias and residual."""
-    x, weight, bias, sign, mask, saved = ctx.saved_tensors
-    sizes, strides, microbatch, relu, renormalizes, eps, bias_dtype = ctx.settings
-    needs = ctx.needs_input_grad[:4]
-    dx, dweight, dbias, dresidual = gradients(
-        dy,
-        x,
-        weight,
-        bias,
-        sign,
-        mask,
-        saved,
-        microbatch,
-        relu,
-        renormalizes,
-        eps,
-        needs,
-        sizes if x.stride() == strides else None,  # a hook may have changed the layout
-    )
-    if dweight is not None and dweight.dtype is not weight.dtype:
-        dweight = dweight.to(weight.dtype)
-    if dbias is not None and dbias.dtype is not bias_dtype:
-        dbias = dbias.to(bias_dtype)
-    return dx, dweight, dbias, dresidual
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def gradients(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    sign: Tensor | None,
-    mask: Tensor | None,
-    saved: Tensor,
-    microbatch: int | None,
-    relu: bool,
-    renormalizes: bool,
-    eps: float,
-    needs: Sequence[bool],
-    sizes: Sizes | None = None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    dy: Tensor, kept: Kept, needs: Sequence[bool], sizes: Sizes | None = None
+) -> Gradients:
     """The gradients of x, weight, bias and residual that are needed, in the dtypes computed in.
 
     Args:
         dy: of y.
-        x: as the forward took it.
-        weight: (C,), or None for ones.
-        bias: (C,); needed with ``relu`` alone, and not if there is a ``sign``.
-        sign: y, where its sign tells what a ReLU behind a residual let through.
-        mask: (N, *spatial), True = real data.
-        saved: what the forward left.
-        microbatch: as in the forward.
-        relu: as in the forward.
-        renormalizes: whether the forward had running statistics.
-        eps: as in the forward.
+        kept: from the forward.
         needs: of these four, which.
-        sizes: of x, if they are known.
+        sizes: of ``kept.x``, if they are known.
     """
+    x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps = kept
     need_x, need_weight, need_bias, need_residual = needs
     sizes = sizes or layout.sizes(x, microbatch)
     if sizes is None:
@@ -399,11 +360,10 @@ def _like(t: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(t)
 
 
-def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiable(dy: Tensor, kept: Kept, needs: Sequence[bool]) -> Gradients:
     """The same gradients by operations that can be differentiated again."""
-    x, weight, bias, sign, mask, saved = ctx.saved_tensors
-    _, _, microbatch, relu, renormalizes, eps, bias_dtype = ctx.settings
-    need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
+    x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps = kept
+    need_x, need_weight, need_bias, need_residual = needs
     create_graph = torch.is_grad_enabled()
     call = Call(x, None, None, weight, bias, 1.0, 0.0, 0.0, eps, mask, microbatch)
     mean, _, var, r, d = saved
@@ -411,7 +371,7 @@ def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         y = repeated(call, mean, var, r, d, renormalizes)
         if relu:
             dy = torch.where((y if sign is None else sign) <= 0, 0, dy)
-        wanted = [t for t, need in ((x, need_x), (weight, need_weight)) if need]
+        wanted = [t for t, need in ((x, need_x), (weight, need_weight)) if need and t is not None]
         found = iter(
             torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=create_graph)
             if wanted
@@ -422,6 +382,6 @@ def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return (
         next(found) if need_x else None,
         next(found) if need_weight else None,
-        counted.sum(dims, dtype=saved.dtype).to(bias_dtype) if need_bias else None,
+        counted.sum(dims, dtype=saved.dtype) if need_bias else None,
         dy if need_residual else None,
     )

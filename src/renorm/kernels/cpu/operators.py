@@ -74,7 +74,7 @@ def _forward(
     affine, more = (weight, bias), (mask, microbatch, residual, relu)
     call = Call(x, running_mean, running_var, *affine, *settings, eps, *more)
     y, (saved, new_mean, new_var, counted) = cpu.computed(call)
-    if running_mean is None:
+    if new_mean is None or new_var is None or counted is None:
         nothing = saved.new_empty(0)
         return y, saved, nothing, nothing.clone(), torch.tensor(False)
     return y, saved, new_mean, new_var, counted.clone()  # the two it may be are constants
@@ -105,27 +105,14 @@ def _like_output(x: Tensor, microbatch: int | None) -> Tensor:
 
 
 @library.impl(_LIBRARY, "backward", "CPU")
-def _backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    sign: Tensor | None,
-    mask: Tensor | None,
-    saved: Tensor,
-    microbatch: int | None,
-    relu: bool,
-    renormalizes: bool,
-    eps: float,
-) -> tuple[Tensor, ...]:
-    needs = (True, True, True, sign is not None)
-    dx, dweight, dbias, dresidual = cpu.gradients(
-        dy, x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps, needs
-    )
+def _backward(dy: Tensor, *kept: Any) -> tuple[Tensor, ...]:
+    forward = cpu.Kept(*kept)
+    needs = (True, True, True, forward.sign is not None)
+    dx, dweight, dbias, dresidual = cpu.gradients(dy, forward, needs)
     assert dx is not None
     assert dweight is not None
     assert dbias is not None
-    return dx, dweight, dbias, saved.new_empty(0) if dresidual is None else dresidual
+    return dx, dweight, dbias, forward.saved.new_empty(0) if dresidual is None else dresidual
 
 
 @library.register_fake("renorm::backward", lib=_LIBRARY)

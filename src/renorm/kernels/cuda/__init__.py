@@ -25,8 +25,6 @@ from renorm.limits import Ramp
 
 FUSES = True
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
 _CAPABILITY = (8, 0)  # Triton's own lower bound
 _NARROW = 2**30  # numbers that 32 bits count, with room for the masked places of a tile
 
@@ -78,17 +76,7 @@ def _unfit(device: torch.device) -> str | None:
 
 def obstacle(call: Call) -> str | None:
     """Why this kernel cannot take a call of plain tensors, or None if it can."""
-    found = unavailable(call.x.device) or aten.obstacle(call)
-    if found is not None:
-        return found
-    if call.x.dtype not in _DTYPES:
-        return f"it has no code for {call.x.dtype}"
-    for t in (call.weight, call.bias, call.running_mean, call.running_var, call.residual):
-        if type(t) not in _PLAIN or (t is not None and t.dtype not in _DTYPES):
-            return "a parameter or statistic is not a plain floating-point tensor"
-    if torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
-        return "operations are being recorded, and this would not be one"
-    return None
+    return unavailable(call.x.device) or aten.obstacle(call) or layout.unreadable(call)
 
 
 def run(call: Call) -> Outcome:
