@@ -220,22 +220,33 @@ def test_storage_offsets_need_no_alignment(shape: tuple[int, ...], dtype: torch.
             assert torch.equal(a, b)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(2, 3, 2053), (2053, 2, 3)], ids=["planes", "rows"])
-def test_large_outputs_are_written_past_the_caches(
-    shape: tuple[int, ...], dtype: torch.dtype, instructions: str
+@pytest.mark.parametrize("shape", [(5, 3, 1, 2053), (5, 33, 7, 9)], ids=["large planes", "small"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_large_outputs_are_those_of_small_ones_to_the_bit(
+    shape: tuple[int, ...], layout: str, dtype: torch.dtype, instructions: str
 ) -> None:
-    """From 16 MiB on; planes of an odd size, so that most vectors lie across the lines."""
-    x = torch.randn(2**24 // 2053 // 6 // dtype.itemsize + 1, *shape).to(dtype).flatten(0, 1)
-    x = x if shape[1] == 3 else x.transpose(1, 2)
-    assert x.nbytes >= 2**24
-    dy = torch.randn_like(x)
-    for ours, plain in zip(
-        _results(_call(x), dy), _results(_call(x), dy, "composite"), strict=True
-    ):
-        torch.testing.assert_close(
-            ours, plain, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4
-        )
+    """From 16 MiB on they are written past the caches; of odd sizes, so at most addresses they
+    cannot be."""
+    x, dy = _large(shape, layout, dtype)
+    copies, sizes = 2**24 // x.nbytes + 1, layout_of(x)
+    assert sizes is not None
+    y, *_, dx, _, _ = _results(_call(x, microbatch=5), dy)
+    many = [torch.cat([t] * copies) for t in (x, dy)]
+    assert layout_of(many[0]) == (layout == "channels_last", 5 * copies, *sizes[2:])
+    ys, *_, dxs, _, _ = _results(_call(many[0], microbatch=5), many[1])
+    assert ys.nbytes >= 2**24
+    for one, all_of_them in ((y, ys), (dx, dxs)):
+        assert all(torch.equal(one, each) for each in all_of_them.split(5))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from renorm import BatchRenorm1d, kernels
 from renorm.functional import batch_renorm
 from renorm.kernels import cpu
+from support.tolerance import bound
 
 BUILT = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
 
@@ -93,7 +94,7 @@ def test_a_masked_group_of_one_value_has_no_slope_without_a_reference() -> None:
         (dx,) = torch.autograd.grad(
             y, x, torch.randn_like(y), create_graph=create_graph, retain_graph=True
         )
-        torch.testing.assert_close(dx, torch.zeros_like(dx), rtol=0, atol=1e-3)  # of terms of 316
+        assert dx.abs().max() <= bound(torch.float32, 316 * 3)  # 1 / sqrt(eps), and dy
 
 
 @BUILT

@@ -15,20 +15,11 @@
 #pragma GCC target("avx2,fma")
 #endif
 
-/* A vector of 32 or 16 bytes, to an address that is a multiple of that. */
-static inline __attribute__((always_inline)) void stream(void *p, const void *value, size_t bytes) {
-    __m256i wide;
-    __m128i narrow;
-    if (bytes == sizeof wide) {
-        memcpy(&wide, value, sizeof wide);
-        _mm256_stream_si256(p, wide);
-    } else {
-        memcpy(&narrow, value, sizeof narrow);
-        _mm_stream_si128(p, narrow);
-    }
-}
-#define STREAM(p, value, bytes) stream(p, value, bytes)
-#define STREAM_END() _mm_sfence()
+/* stores past the caches: of a whole vector, and of half of one */
+#define WIDE __m256i
+#define NARROW __m128i
+#define STREAM_WIDE _mm256_stream_si256
+#define STREAM_NARROW _mm_stream_si128
 
 #define VECTOR_BYTES 32
 #include "instances.h"

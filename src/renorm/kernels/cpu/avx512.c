@@ -19,20 +19,11 @@
 #define WIDENED_16(p) ((I)_mm512_cvtepu16_epi32((__m256i)(p)))
 #define NARROWED_16(i) ((NAME(packed))_mm512_cvtepi32_epi16((__m512i)(i)))
 
-/* A vector of 64 or 32 bytes, to an address that is a multiple of that. */
-static inline __attribute__((always_inline)) void stream(void *p, const void *value, size_t bytes) {
-    __m512i wide;
-    __m256i narrow;
-    if (bytes == sizeof wide) {
-        memcpy(&wide, value, sizeof wide);
-        _mm512_stream_si512(p, wide);
-    } else {
-        memcpy(&narrow, value, sizeof narrow);
-        _mm256_stream_si256(p, narrow);
-    }
-}
-#define STREAM(p, value, bytes) stream(p, value, bytes)
-#define STREAM_END() _mm_sfence()
+/* stores past the caches: of a whole vector, and of half of one */
+#define WIDE __m512i
+#define NARROW __m256i
+#define STREAM_WIDE _mm512_stream_si512
+#define STREAM_NARROW _mm256_stream_si256
 
 /* The first n elements of a size at p, then zeros; and back. A plane of 3x3 is no more than this. */
 static inline __attribute__((always_inline)) void load_some(void *value, const void *p, int64_t n,

@@ -71,7 +71,7 @@ INLINE void NAME(map_columns)(const NAME(group) *g, int64_t j, int64_t n, int ve
         for (int i = 0; i < vectors; i++)
             NAME(map_at)(g, row * g->C + j + i * LANES, n, terms[i], keep, what);
     }
-    if (g->streams) STREAM_END();
+    if (g->streams) end_stream();
 }
 
 /* Both passes take four vectors of columns at a time, then single ones, the last one partial. */

@@ -31,10 +31,23 @@ INLINE void store_each(void *p, const void *value, int64_t n, size_t size) {
 #define STORE_SOME store_each
 #endif
 
-/* Where there is no store past the caches. */
-#ifndef STREAM
-#define STREAM(p, value, bytes) memcpy(p, value, bytes)
-#define STREAM_END() ((void)0)
+/* Stores a vector past the caches, where the processor can, to an address that is a multiple of it. */
+#ifdef STREAM_WIDE
+INLINE void stream(void *p, const void *value, size_t bytes) {
+    WIDE wide;
+    NARROW narrow;
+    if (bytes == sizeof wide) {
+        memcpy(&wide, value, sizeof wide);
+        STREAM_WIDE(p, wide);
+    } else {
+        memcpy(&narrow, value, sizeof narrow);
+        STREAM_NARROW(p, narrow);
+    }
+}
+INLINE void end_stream(void) { _mm_sfence(); }
+#else
+INLINE void stream(void *p, const void *value, size_t bytes) { memcpy(p, value, bytes); }
+INLINE void end_stream(void) {}
 #endif
 
 /* Asks for a cache line before it is needed; the address need not be the caller's. */

@@ -137,7 +137,7 @@ INLINE void NAME(map_part_as)(const NAME(group) *g, NAME(part) part, NAME(coeffi
                            what);
         left -= p.length;
     }
-    if (g->streams) STREAM_END();
+    if (g->streams) end_stream();
 }
 
 static void NAME(map_part)(const NAME(group) *g, NAME(part) part, NAME(coefficients) k) {

@@ -141,7 +141,7 @@ INLINE void NAME(map_rows_as)(const NAME(table) *b, int64_t part, int what) {
     }
     for (; row - start >= 4; row -= 4) NAME(map_block)(b, row - 4, 4, what);
     for (; row > start; row--) NAME(map_block)(b, row - 1, 1, what);
-    if (b->g->streams) STREAM_END();
+    if (b->g->streams) end_stream();
 }
 
 static void NAME(map_rows)(int64_t begin, int64_t end, void *context) {

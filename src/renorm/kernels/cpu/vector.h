@@ -88,7 +88,7 @@ INLINE void NAME(store_past)(ELEMENT *p, V value) {
     if ((uintptr_t)p % sizeof packed)
         memcpy(p, &packed, sizeof packed);
     else
-        STREAM(p, &packed, sizeof packed);
+        stream(p, &packed, sizeof packed);
 }
 
 /* The first n < LANES values, then zeros. */
