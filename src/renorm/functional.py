@@ -12,8 +12,6 @@ from renorm.kernels import Call, Outcome, accumulation_dtype, finished
 
 __all__ = ["batch_renorm"]
 
-_SINGLE = ("raise", "running")
-
 
 def batch_renorm(
     x: Tensor,
@@ -97,7 +95,8 @@ def batch_renorm(
         residual,
         relu,
     )
-    y, _, new_mean, new_var, counted = compute(call, single, kernel)
+    check(call, single)
+    y, _, new_mean, new_var, counted = apply(call, kernel)
     return y, stored(new_mean, running_mean, counted), stored(new_var, running_var, counted)
 
 
@@ -106,12 +105,6 @@ def stored(new: Tensor | None, old: Tensor | None, counted: Tensor | None) -> Te
     if new is None or old is None or new.dtype == old.dtype:
         return new
     return torch.where(counted, new.to(old.dtype), old)  # type: ignore[arg-type]
-
-
-def compute(call: Call, single: str, kernel: str | None = None) -> Outcome:
-    """Check and compute a call."""
-    check(call, single)
-    return apply(call, kernel)
 
 
 def apply(call: Call, kernel: str | None = None) -> Outcome:
@@ -201,7 +194,7 @@ def check_settings(
             f"microbatch is the number of examples that share statistics, at least 1, got "
             f"{microbatch!r}. Use None for the whole batch."
         )
-    if single not in _SINGLE:
+    if single not in ("raise", "running"):
         raise ArgumentError(f"single must be 'raise' or 'running', got {single!r}.")
     kernels.check_name(kernel)
 

@@ -82,16 +82,7 @@ def test_with_no_layer_left_nothing_is_measured() -> None:
 
 
 def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = measurements.timed
-    calls: list[int] = []
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr(measurements, "timed", interrupted)
+    tiny.interrupt_second(monkeypatch)
     kept: list[Record] = []
     report = session.run(Plan(("tiny",), full=True, turns=1), kept.append)
     assert report.interrupted

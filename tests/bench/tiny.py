@@ -2,7 +2,7 @@
 
 import pytest
 
-from renorm.bench import allocator
+from renorm.bench import allocator, measurements
 from renorm.bench.records import Record
 from renorm.bench.registry import SUITES, Kind, Shape, Suite, Target
 
@@ -45,3 +45,17 @@ def plant(monkeypatch: pytest.MonkeyPatch, *suites: Suite) -> None:
     for one in suites:
         monkeypatch.setitem(SUITES, one.name, one)
     monkeypatch.setattr(allocator, "keep_freed_pages", lambda: "as it was")
+
+
+def interrupt_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Ctrl-C pressed while the second shape is timed."""
+    whole = measurements.timed
+    calls: list[int] = []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(measurements, "timed", interrupted)

@@ -5,7 +5,7 @@ from torch import nn
 
 from bench import tiny
 from renorm import cli
-from renorm.bench import measurements, session, tables
+from renorm.bench import session, tables
 from renorm.bench.peers import Peer
 from renorm.bench.records import from_line
 from renorm.bench.registry import Target
@@ -98,16 +98,7 @@ def test_a_refused_layer_is_exit_code_1(
 def test_ctrl_c_shows_and_keeps_what_there_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = measurements.timed
-    calls: list[int] = []
-
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr(measurements, "timed", interrupted)
+    tiny.interrupt_second(monkeypatch)
     assert cli.main([*TINY, "--full", "--json", "out.jsonl"]) == cli.INTERRUPTED == 130
     captured = capsys.readouterr()
     assert "1 of 2 shapes" in captured.out

@@ -33,13 +33,13 @@ def test_the_same_as_copied_back(case: Case, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_nothing_is_copied_in_a_plain_step(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: list[Outcome] = []
-    compute = functional.compute
+    apply = functional.apply
 
-    def watched(call: Call, single: str, kernel: str | None = None) -> Outcome:
-        outcomes.append(compute(call, single, kernel))
+    def watched(call: Call, kernel: str | None = None) -> Outcome:
+        outcomes.append(apply(call, kernel))
         return outcomes[-1]
 
-    monkeypatch.setattr(functional, "compute", watched)
+    monkeypatch.setattr(functional, "apply", watched)
     layer: Any = BatchRenorm2d(3)
     layer(torch.randn(4, 3, 5, 5))
     assert outcomes == []  # not even looked at

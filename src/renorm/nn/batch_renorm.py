@@ -242,15 +242,15 @@ class BatchRenorm(_BatchNorm):
         keeps = not repeats and may_be_repeated()
         in_place = tracks and not (repeats or keeps or torch.compiler.is_compiling())
         call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
+        functional.check(call, self.single)
         if reference is None:
-            return functional.compute(call, self.single, self.kernel).y
+            return functional.apply(call, self.kernel).y
         repeated = None
         if repeats:
-            functional.check(call, self.single)
             mean = kernels.batch_mean(call, self.kernel)
             reference, repeated = self._memory.find(mean, reference)
             call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
-        outcome = functional.compute(call, self.single, self.kernel)
+        outcome = functional.apply(call, self.kernel)
         if keeps and x.numel() > 0:
             assert outcome.batch_mean is not None
             self._memory.keep(outcome.batch_mean, reference)
