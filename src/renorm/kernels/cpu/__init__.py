@@ -292,9 +292,10 @@ class _Normalize(torch.autograd.Function):
             dx, dweight, dbias, dresidual = gradients(dy, kept, needs, sizes)
         else:
             dx, dweight, dbias, dresidual = _differentiable(dy, kept, needs)
-        if dweight is not None and kept.weight is not None:
-            dweight = dweight.to(kept.weight.dtype)
-        if dbias is not None:
+        weight = kept.weight
+        if dweight is not None and weight is not None and dweight.dtype is not weight.dtype:
+            dweight = dweight.to(weight.dtype)
+        if dbias is not None and dbias.dtype is not ctx.bias_dtype:
             dbias = dbias.to(ctx.bias_dtype)
         return dx, dweight, dbias, dresidual, None, None, None
 
