@@ -5,6 +5,7 @@ Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``, and with an
 ``fuse``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``.
 """
 
+from renorm import distributed as distributed
 from renorm import functional as functional
 from renorm import limits as limits
 from renorm import nn as nn
@@ -29,6 +30,7 @@ from renorm.nn import LazyBatchRenorm3d as LazyBatchRenorm3d
 from renorm.nn import LazyBatchRenormAct1d as LazyBatchRenormAct1d
 from renorm.nn import LazyBatchRenormAct2d as LazyBatchRenormAct2d
 from renorm.nn import LazyBatchRenormAct3d as LazyBatchRenormAct3d
+from renorm.nn import accumulate as accumulate
 from renorm.nn import freeze as freeze
 from renorm.nn import unfreeze as unfreeze
 

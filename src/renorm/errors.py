@@ -16,6 +16,10 @@ class ConversionError(RenormError, TypeError):
     """A module tree holds something that cannot be converted faithfully."""
 
 
+class CollectiveError(RenormError, RuntimeError):
+    """Processes that share statistics could not exchange them."""
+
+
 class MissingExtraError(RenormError, ImportError):
     """A part of the package needs an optional dependency that is not installed."""
 

@@ -96,8 +96,10 @@ def batch_renorm(
         relu,
     )
     check(call, single)
-    y, _, new_mean, new_var, counted = apply(call, kernel)
-    return y, stored(new_mean, running_mean, counted), stored(new_var, running_var, counted)
+    outcome = apply(call, kernel)
+    counted = outcome.counted
+    new_mean = stored(outcome.new_mean, running_mean, counted)
+    return outcome.y, new_mean, stored(outcome.new_var, running_var, counted)
 
 
 def stored(new: Tensor | None, old: Tensor | None, counted: Tensor | None) -> Tensor | None:
@@ -109,7 +111,7 @@ def stored(new: Tensor | None, old: Tensor | None, counted: Tensor | None) -> Te
 
 def apply(call: Call, kernel: str | None = None) -> Outcome:
     """Compute a checked call; an empty batch passes through and counts for nothing."""
-    if call.x.numel() > 0:
+    if call.x.numel() > 0 or call.group is not None:  # others may have examples
         return kernels.run(call, kernel)
     zeros = call.x.new_zeros(call.x.shape[1], dtype=accumulation_dtype(call.x.dtype))
     y = F.batch_norm(call.x, zeros, zeros, call.weight, call.bias, eps=call.eps)
@@ -147,7 +149,7 @@ def check(call: Call, single: str) -> None:
     check_settings(call.momentum, call.eps, call.microbatch, single)
     if call.mask is not None:
         check_mask(x, call.mask)
-    elif x.shape[0] <= 1 or call.microbatch is not None:
+    elif call.group is None and (x.shape[0] <= 1 or call.microbatch is not None):
         _check_counts(call, single)
 
 

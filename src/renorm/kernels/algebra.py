@@ -63,19 +63,52 @@ def updated(
         share: (G, 1), what part each group has in the update; sums to 1, or to 0 if no group
             has statistics.
     """
-    sigma = (running_var + eps).sqrt()
-    mean_step = mean - running_mean
-    sigma_step = (var - running_var) / ((var + eps).sqrt() + sigma)
+    sigma, mean_step, sigma_step = _steps(mean, var, running_mean, running_var, eps)
     counted = mean_step.isfinite().all() & sigma_step.isfinite().all()
     if share is not None:
         mean_step = (share * mean_step).sum(0)
         sigma_step = (share * sigma_step).sum(0)
         counted = counted & (share.sum() > 0)
-    new_mean = running_mean + momentum * mean_step
-    new_var = running_var + momentum * sigma_step * (2 * sigma + momentum * sigma_step)
-    new_var = new_var.clamp(min=0)  # rounding alone can go below
+    new_mean, new_var = _moved(running_mean, running_var, sigma, mean_step, sigma_step, momentum)
     return (
         torch.where(counted, new_mean, running_mean),
         torch.where(counted, new_var, running_var),
         counted,
     )
+
+
+def moved(
+    mean: Tensor,
+    var: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float | Tensor,
+    eps: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The running statistics after finite batch statistics, as ``updated`` has them.
+
+    The channels may be those of many layers, with momentum and eps of each: all are (C,).
+    """
+    sigma, mean_step, sigma_step = _steps(mean, var, running_mean, running_var, eps)
+    return _moved(running_mean, running_var, sigma, mean_step, sigma_step, momentum)
+
+
+def _steps(
+    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, eps: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The running sigma, and how far mean and sigma of the batch are from the running ones."""
+    sigma = (running_var + eps).sqrt()
+    return sigma, mean - running_mean, (var - running_var) / ((var + eps).sqrt() + sigma)
+
+
+def _moved(
+    running_mean: Tensor,
+    running_var: Tensor,
+    sigma: Tensor,
+    mean_step: Tensor,
+    sigma_step: Tensor,
+    momentum: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    new_mean = running_mean + momentum * mean_step
+    new_var = running_var + momentum * sigma_step * (2 * sigma + momentum * sigma_step)
+    return new_mean, new_var.clamp(min=0)  # rounding alone can go below

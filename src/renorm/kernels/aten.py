@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from renorm.kernels import joint
 from renorm.kernels.algebra import correction, updated
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 
@@ -24,13 +25,15 @@ def obstacle(call: Call) -> str | None:
         return "a mask needs weighted statistics"
     if call.microbatch is not None and call.microbatch < call.x.shape[0]:
         return "microbatches need statistics per group"
-    if call.x.numel() == call.x.shape[1]:
+    if call.group is None and call.x.numel() == call.x.shape[1]:
         return "one value per channel takes the running statistics"
     return None
 
 
 def run(call: Call) -> Outcome:
     """Normalize the whole batch as one group; no mask, no microbatch."""
+    if call.group is not None:
+        return joint.run(call, *_moments(call.x))
     x = call.x
     mean, var = _moments(x)
     if call.running_mean is None or call.running_var is None:
@@ -46,7 +49,10 @@ def run(call: Call) -> Outcome:
 
 def batch_mean(call: Call) -> Tensor:
     """The (1, C) mean that ``run`` would return, bit for bit."""
-    return _moments(call.x)[0].unsqueeze(0)
+    mean, var = _moments(call.x)
+    if call.group is not None:
+        mean = joint.moments(call, mean, var).mean
+    return mean.unsqueeze(0)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,6 +65,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach()
     # scratch buffers (never the layer's own: 0 * inf would poison them) ask for wide statistics
     scratch = x.new_zeros(x.shape[1], dtype=accumulation_dtype(x.dtype))
+    if x.numel() == 0:  # this process has no part in a joint batch
+        return scratch, scratch
     if x.dim() > 2 and x.is_contiguous():
         mean, var = torch.batch_norm_update_stats(x, scratch, scratch.clone(), 0.0)
         return mean, var

@@ -1,6 +1,6 @@
 """What a kernel is given and what it gives back: the interface that every backend shares."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Call(NamedTuple):
     relu: bool = False  # at last, negative values become 0
     counter: Tensor | None = None  # () int64: updates of the running statistics so far
     in_place: bool = False
+    group: Any = None  # process group whose examples are normalized together with these
 
     def bounds(self) -> tuple[float | Tensor, float | Tensor]:
         """``r_max`` and ``d_max``, ramps evaluated at the counter."""
@@ -53,6 +54,7 @@ class Outcome(NamedTuple):
     new_mean: Tensor | None  # (C,)
     new_var: Tensor | None  # (C,)
     counted: Tensor | None  # () bool: whether this batch entered the new statistics
+    values: Tensor | None = None  # () per channel in all processes of a group, if there is one
 
 
 def finished(y: Tensor, call: Call) -> Tensor:

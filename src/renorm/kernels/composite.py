@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from renorm.kernels import exchange
 from renorm.kernels.algebra import correction, updated
 from renorm.kernels.call import Call, Outcome, accumulation_dtype, finished
 
@@ -24,6 +25,13 @@ class _Centred(NamedTuple):
     mean: Tensor  # (G, 1, C, 1, ...), small
     var: Tensor  # (G, 1, C, 1, ...), biased
     values: Tensor  # values per channel: (G, 1, 1, 1, ...)
+    joint_mean: Tensor | None = None  # (1, C), of all processes, rounded alike in each
+
+    def whole_mean(self) -> Tensor:
+        """The mean (G, C), without gradient."""
+        if self.joint_mean is not None:
+            return self.joint_mean
+        return (self.centre + self.mean.detach()).flatten(1)
 
 
 class _Statistics(NamedTuple):
@@ -37,13 +45,13 @@ class _Statistics(NamedTuple):
 
 def run(call: Call) -> Outcome:
     """Normalize ``call.x`` in groups of ``microbatch`` examples (one group if None)."""
-    groups = [(_centred(x, mask), mask) for x, mask in _groups(call)]
+    groups = [(_measured(x, mask, call), mask) for x, mask in _groups(call)]
     ys = [
         _normalized(group, mask, call, _corrected(group, call)).flatten(0, 1)
         for group, mask in groups
     ]
     y = finished(ys[0] if len(ys) == 1 else torch.cat(ys), call).to(call.x.dtype)
-    mean = torch.cat([(g.centre + g.mean.detach()).flatten(1) for g, _ in groups])
+    mean = torch.cat([g.whole_mean() for g, _ in groups])
     if call.running_mean is None or call.running_var is None:
         return Outcome(y, mean, None, None, None)
     var = torch.cat([g.var.detach().flatten(1) for g, _ in groups])
@@ -58,13 +66,14 @@ def run(call: Call) -> Outcome:
         call.eps,
         share / share.sum().clamp(min=1),
     )
-    return Outcome(y, mean, new_mean, new_var, counted)
+    joint = values.sum() if call.group is not None else None
+    return Outcome(y, mean, new_mean, new_var, counted, joint)
 
 
 def batch_mean(call: Call) -> Tensor:
     """The (G, C) means that ``run`` would return, bit for bit."""
-    groups = [_centred(x.detach(), mask) for x, mask in _groups(call)]
-    return torch.cat([(g.centre + g.mean).flatten(1) for g in groups])
+    groups = [_measured(x.detach(), mask, call) for x, mask in _groups(call)]
+    return torch.cat([g.whole_mean() for g in groups])
 
 
 def repeated(
@@ -83,7 +92,7 @@ def repeated(
     """
     ys, first = [], 0
     for x, mask in _groups(call):
-        group = _centred(x, mask)
+        group = _measured(x, mask, call)
         rows, shape = slice(first, first + x.shape[0]), group.mean.shape
         known = (group.values > 1) | (not renormalizes)
         statistics = _Statistics(
@@ -103,6 +112,8 @@ def _groups(call: Call) -> list[tuple[Tensor, Tensor | None]]:
     The full groups come first; a ragged last group is an entry of its own.
     """
     x, mask = call.x, None if call.mask is None else call.mask.unsqueeze(1)
+    if call.group is not None:
+        return [(x.unsqueeze(0), None if mask is None else mask.unsqueeze(0))]
     size = x.shape[0] if call.microbatch is None else call.microbatch
     full = x.shape[0] // size
     spans = []
@@ -114,6 +125,24 @@ def _groups(call: Call) -> list[tuple[Tensor, Tensor | None]]:
         (x[span].unflatten(0, shape), None if mask is None else mask[span].unflatten(0, shape))
         for span, shape in spans
     ]
+
+
+def _measured(x: Tensor, mask: Tensor | None, call: Call) -> _Centred:
+    """A stack of groups, or of a joint batch this process's part, with differentiable moments."""
+    if call.group is None:
+        return _centred(x, mask)
+    if mask is None and x.numel() == 0:  # no mean of its own
+        mask = torch.ones_like(x[:, :, :1], dtype=torch.bool)
+    part = _centred(x, mask)
+    own_mean = (part.centre.double() + part.mean.double()).flatten()
+    values, mean, var = exchange.joint(part.values, own_mean, part.var.flatten(), call.group)
+    dtype, shape = part.mean.dtype, part.mean.shape
+    return part._replace(
+        mean=(mean.view(shape) - part.centre).to(dtype),
+        var=var.view(shape).to(dtype),
+        values=values.view_as(part.values).to(dtype),
+        joint_mean=mean.detach().to(dtype).unsqueeze(0),
+    )
 
 
 def _centred(x: Tensor, mask: Tensor | None) -> _Centred:

@@ -57,7 +57,7 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
         return Choice(kernel, "asked for")
     obstacle = _obstacle(call)
     if kernel is not None:
-        found = obstacle or _KERNELS[kernel].obstacle(call)
+        found = obstacle or _obstacle_of(kernel, call)
         if found is None:
             return Choice(kernel, "asked for")
         raise ArgumentError(
@@ -67,7 +67,7 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
     if obstacle is not None:
         return Choice("composite", obstacle)
     device = call.x.device.type  # a fused kernel has its device's name
-    fused_obstacle = _KERNELS[device].obstacle(call)
+    fused_obstacle = _obstacle_of(device, call)
     if fused_obstacle is None:
         return Choice(device, _FUSED[device])
     obstacle = aten.obstacle(call)
@@ -99,6 +99,13 @@ def at_once(call: Call) -> Tensor | None:
 def batch_mean(call: Call, kernel: str | None = None) -> Tensor:
     """The batch means that ``run`` would compute for this call."""
     return _KERNELS[choose(call, kernel).kernel].batch_mean(call)
+
+
+def _obstacle_of(kernel: str, call: Call) -> str | None:
+    """Why this kernel cannot take a call of plain tensors, or None if it can."""
+    if call.group is not None and kernel in _FUSED:
+        return "processes exchange their statistics half-way"
+    return _KERNELS[kernel].obstacle(call)
 
 
 def _obstacle(call: Call) -> str | None:

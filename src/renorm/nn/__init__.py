@@ -1,5 +1,6 @@
 """The layers: the only place that writes buffers."""
 
+from renorm.nn.accumulation import accumulate as accumulate
 from renorm.nn.activated import BatchRenormAct as BatchRenormAct
 from renorm.nn.activated import BatchRenormAct1d as BatchRenormAct1d
 from renorm.nn.activated import BatchRenormAct2d as BatchRenormAct2d

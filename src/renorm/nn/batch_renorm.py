@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from renorm import functional, kernels
+from renorm import collectives, functional, kernels
+from renorm.collectives import Group
 from renorm.errors import ArgumentError
 from renorm.kernels import Call
 from renorm.limits import Limits, paper
+from renorm.nn import sharing
+from renorm.nn.deferral import Deferral, Pool
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
 Schedule = Callable[[Any], tuple[Any, Any]]
@@ -51,6 +54,11 @@ class BatchRenorm(_BatchNorm):
         single: a channel with one value per group raises (``"raise"``), or is normalized by the
             running statistics, which then stay as they are (``"running"``).
         kernel: implementation to use; None has the fastest that takes the input chosen.
+        sync: what the processes of a group share. None: nothing. ``"batch"``: the statistics of
+            each batch, so all of it is as if one process had all examples; the group exchanges
+            twice a layer. ``"running"``: the running statistics, by one exchange a step that
+            nothing waits for; see ``renorm.distributed.sync_running``, which it needs.
+        process_group: of torch.distributed, for ``sync``; None for the default one.
 
     Source: Ioffe 2017 (arXiv 1702.03275), Algorithm 1.
     """
@@ -59,8 +67,13 @@ class BatchRenorm(_BatchNorm):
     microbatch: int | None
     single: Literal["raise", "running"]
     kernel: str | None
+    sync: sharing.Sync
     frozen: bool
+    _agreed: bool  # the processes of the group have been found to be set up alike
     _memory: Memory
+    _held_group: collectives.Held | None
+    _deferral: Deferral | None
+    _pool: Pool | None
     _ranks: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
@@ -78,11 +91,20 @@ class BatchRenorm(_BatchNorm):
         microbatch: int | None = None,
         single: Literal["raise", "running"] = "raise",
         kernel: str | None = None,
+        sync: sharing.Sync = None,
+        process_group: Group = None,
     ) -> None:
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
         )
-        self.configure(limits=limits, microbatch=microbatch, single=single, kernel=kernel)
+        self.configure(
+            limits=limits,
+            microbatch=microbatch,
+            single=single,
+            kernel=kernel,
+            sync=sync,
+            process_group=process_group,
+        )
 
     def configure(
         self,
@@ -91,6 +113,8 @@ class BatchRenorm(_BatchNorm):
         microbatch: int | None = None,
         single: Literal["raise", "running"] = "raise",
         kernel: str | None = None,
+        sync: sharing.Sync = None,
+        process_group: Group = None,
     ) -> None:
         """Set everything that this layer has and nn.BatchNorm has not.
 
@@ -103,11 +127,19 @@ class BatchRenorm(_BatchNorm):
                 "Take one of renorm.limits, such as limits.paper() or limits.fixed(3, 5)."
             )
         functional.check_settings(self.momentum, self.eps, microbatch, single, kernel)
+        sharing.check_settings(sync, process_group, microbatch)
         self.limits = limits
         self.microbatch = microbatch
         self.single = single
         self.kernel = kernel
+        self.sync = sync
+        self.process_group = process_group
         self.frozen = False
+        deferral = vars(self).get("_deferral")
+        if deferral is not None:
+            deferral.release(self)
+        self._deferral = self._pool = None
+        self._agreed = False
         self._memory = Memory()
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -136,8 +168,31 @@ class BatchRenorm(_BatchNorm):
             return y if not relu else y.relu() if torch.compiler.is_compiling() else y.relu_()
         return self._by_batch_statistics(x, mask, residual, relu)
 
+    def _settle(self) -> None:
+        """Have the statistics that processes are exchanging arrive, before they are read."""
+        deferral = vars(self).get("_deferral")
+        if deferral is not None:
+            deferral.settle()
+
+    def reset_running_stats(self) -> None:
+        self._settle()
+        super().reset_running_stats()
+
+    def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
+        self._settle()
+        super()._save_to_state_dict(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self._settle()
+        super()._load_from_state_dict(*args, **options)
+
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        self._settle()
+        return super()._apply(*args, **options)
+
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
+        self._settle()
         count = self.num_batches_tracked
         if count is not None:
             with torch.inference_mode(count.is_inference()):  # else such a tensor is read-only
@@ -152,7 +207,19 @@ class BatchRenorm(_BatchNorm):
             text += f", single={self.single!r}"
         if self.kernel is not None:
             text += f", kernel={self.kernel!r}"
+        if self.sync is not None:
+            text += f", sync={self.sync!r}"
         return text + (", frozen" if self.frozen else "")
+
+    @property
+    def process_group(self) -> Group:
+        """The group that ``sync`` shares statistics in; None for the default one."""
+        held = self._held_group
+        return None if held is None else held.group
+
+    @process_group.setter
+    def process_group(self, group: Group) -> None:
+        self._held_group = None if group is None else collectives.Held(group)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if not isinstance(input, Tensor):  # a proxy of torch.fx knows no shape
@@ -178,6 +245,8 @@ class BatchRenorm(_BatchNorm):
         mean, var = self.running_mean, self.running_var
         assert mean is not None
         assert var is not None
+        if not torch.compiler.is_compiling():
+            self._settle()
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # a training forward may move the buffers before this one's backward reads them
             mean, var = mean.clone(), var.clone()
@@ -206,6 +275,8 @@ class BatchRenorm(_BatchNorm):
             or self.kernel is not None
             or self.microbatch is not None
             or self.momentum is None
+            or self.sync is not None
+            or self._deferral is not None
             or "weight" not in parameters  # parametrized, or replaced by a wrapper
             or "bias" not in parameters
             or torch._C._are_functorch_transforms_active()
@@ -236,12 +307,16 @@ class BatchRenorm(_BatchNorm):
     def _by_batch_statistics(
         self, x: Tensor, mask: Tensor | None, residual: Tensor | None, relu: bool
     ) -> Tensor:
-        reference, weight, bias = self._tensors()
         tracks = self.training and self.track_running_stats
-        repeats = bool(self._memory) and in_backward() and x.numel() > 0
+        group, pool = self._shared(tracks)
+        reference, weight, bias = self._tensors()
+        measures = x.numel() > 0 or group is not None  # a joint batch has examples elsewhere
+        repeats = bool(self._memory) and in_backward() and measures
         keeps = not repeats and may_be_repeated()
-        in_place = tracks and not (repeats or keeps or torch.compiler.is_compiling())
-        call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
+        plain = not (repeats or keeps or torch.compiler.is_compiling())
+        in_place = tracks and pool is None and plain
+        given = (x, weight, bias, mask, residual, relu, in_place, group, pool)
+        call = self._call(reference, *given)
         functional.check(call, self.single)
         if reference is None:
             return functional.apply(call, self.kernel).y
@@ -249,14 +324,50 @@ class BatchRenorm(_BatchNorm):
         if repeats:
             mean = kernels.batch_mean(call, self.kernel)
             reference, repeated = self._memory.find(mean, reference)
-            call = self._call(reference, x, weight, bias, mask, residual, relu, in_place)
+            call = self._call(reference, *given)
         outcome = functional.apply(call, self.kernel)
-        if keeps and x.numel() > 0:
+        if keeps and measures:
             assert outcome.batch_mean is not None
             self._memory.keep(outcome.batch_mean, reference)
-        if tracks and outcome.new_mean is not None:
+        if pool is not None:
+            self._put_off(pool, call, outcome, repeated)
+        elif tracks and outcome.new_mean is not None:
             self._write(outcome, repeated)
         return outcome.y
+
+    def _shared(self, tracks: bool) -> tuple[Group, Pool | None]:
+        """The group that this batch is shared with, and the pool that its statistics wait in."""
+        deferral = self._deferral
+        if not torch.compiler.is_compiling():
+            if deferral is not None and tracks:
+                deferral.meet(self)
+            elif self.sync == "running" and tracks:
+                sharing.refuse_alone(self)
+        group = None
+        if self.sync == "batch" and self.training:
+            group = collectives.resolved(self.process_group)
+            if group is not None and not self._agreed and not torch.compiler.is_compiling():
+                collectives.agree(sharing.described(self), group)
+                self._agreed = True
+        if deferral is None or not tracks or self.running_mean is None:
+            return group, None
+        return group, deferral.pool_of(self)
+
+    def _put_off(
+        self, pool: Pool, call: Call, outcome: kernels.Outcome, repeated: Tensor | None
+    ) -> None:
+        """Pool the statistics of the batch; not those of a repeated forward."""
+        new_mean, new_var, counted = outcome.new_mean, outcome.new_var, outcome.counted
+        assert new_mean is not None
+        assert new_var is not None
+        assert counted is not None
+        if repeated is not None:
+            counted = counted & ~repeated
+        values = outcome.values
+        if values is None:
+            mask = call.mask
+            values = call.x[:, :1].numel() if mask is None else mask.sum(dtype=torch.float64)
+        pool.add(counted * values, new_mean, new_var)
 
     def _tensors(self) -> tuple[Reference | None, Tensor | None, Tensor | None]:
         """The reference, weight and bias."""
@@ -280,9 +391,12 @@ class BatchRenorm(_BatchNorm):
         residual: Tensor | None,
         relu: bool,
         in_place: bool,
+        group: Group,
+        pool: Pool | None,
     ) -> Call:
         limits: Any = self.limits
-        momentum, counter = self.momentum, None
+        # with a whole step the new statistics are those of the batch, for the pool
+        momentum, counter = 1.0 if pool is not None else self.momentum, None
         if reference is None:
             mean, var, r_max, d_max = None, None, 1.0, 0.0
         else:
@@ -310,6 +424,7 @@ class BatchRenorm(_BatchNorm):
             relu,
             counter if isinstance(counter, Tensor) else None,
             in_place,
+            group,
         )
 
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
@@ -333,7 +448,11 @@ class BatchRenorm(_BatchNorm):
                 self.num_batches_tracked.add_(counted)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_memory": Memory()}
+        self._settle()
+        deferral, pool = self._deferral, self._pool
+        if deferral is not None and not deferral.outlives_copy:
+            deferral = pool = None
+        return {**self.__dict__, "_memory": Memory(), "_deferral": deferral, "_pool": pool}
 
 
 def _has_ramps_in_kernel(counter: Tensor | int) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _LazyNormBase
 
+from renorm.collectives import Group
 from renorm.nn.activated import BatchRenormAct1d, BatchRenormAct2d, BatchRenormAct3d
 from renorm.nn.batch_renorm import (
     PAPER,
@@ -15,6 +16,7 @@ from renorm.nn.batch_renorm import (
     BatchRenorm3d,
     Schedule,
 )
+from renorm.nn.sharing import Sync
 
 
 class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
@@ -34,11 +36,20 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
         microbatch: int | None = None,
         single: Literal["raise", "running"] = "raise",
         kernel: str | None = None,
+        sync: Sync = None,
+        process_group: Group = None,
     ) -> None:
         # momentum=None is allowed; torch's own annotation forgets it
         momentum_: Any = momentum
         super().__init__(eps, momentum_, affine, track_running_stats, device, dtype, bias=bias)
-        self.configure(limits=limits, microbatch=microbatch, single=single, kernel=kernel)
+        self.configure(
+            limits=limits,
+            microbatch=microbatch,
+            single=single,
+            kernel=kernel,
+            sync=sync,
+            process_group=process_group,
+        )
 
     def initialize_parameters(  # type: ignore[override]
         self, input: Tensor, mask: Any = None, residual: Any = None

@@ -1,0 +1,200 @@
+"""Running statistics that the processes of a group share, by one exchange a step.
+
+Each process normalizes by its own batch, at once; what the batches of all processes say about the
+running statistics is summed behind the backward pass, and is there at the next forward. As r and d
+pull every process towards these statistics, each normalizes as if it knew the others' examples,
+but for one step. Layers with ``sync="batch"`` know them at once, and wait for them twice a layer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from renorm import collectives
+from renorm.collectives import Group, Held, Pending
+from renorm.errors import ArgumentError
+from renorm.nn import BatchRenorm
+from renorm.nn.deferral import Deferral, Moments, move
+from renorm.nn.recomputation import in_backward
+from renorm.nn.sharing import described
+
+__all__ = ["settle", "sync_running", "unsync_running"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def sync_running(model: M, group: Group = None) -> M:
+    """Share the running statistics of all batch renorm layers among processes, in place.
+
+    After each training forward of ``model`` one asynchronous sum over the group is sent off: for
+    all layers together, 2 float64 a channel and 1 a layer. It is waited for where the statistics
+    are next read: by a forward, in training or eval, a state_dict, a copy, ``settle``. Then each
+    layer takes one step towards the moments of the joint batch, as with ``sync="batch"``::
+
+        n = sum n_i     mean = sum n_i mean_i / n     var = sum n_i (var_i + (mean_i - mean)^2) / n
+        running_mean += momentum * (mean - running_mean)
+        sigma += momentum * (sqrt(var + eps) - sigma)
+
+    over the processes i that have a finite batch, so the statistics are equal everywhere, bit for
+    bit. Every process calls ``model`` equally often; empty and uneven batches are fine. Within
+    ``renorm.accumulate`` all forwards are exchanged at once, at the end. A layer of ``model`` is
+    not trained by itself, outside of its forward. At the first step the processes make sure
+    that layers, settings and statistics are alike.
+
+    DistributedDataParallel may wrap the model before or after, and may broadcast buffers: they are
+    the same in all processes. With FSDP2, call this before or after ``fully_shard``. Under
+    torch.compile there is a graph break before and after the model's forward.
+
+    Args:
+        model: the module whose forward the training loop calls, or a part of it that is run as
+            a whole. Changed in place: its layers get ``sync="running"``, it gets two hooks.
+            Layers with ``sync="batch"`` are left alone.
+        group: a process group of torch.distributed; None for the default one, which may also be
+            set up later. A process alone updates its statistics as if nothing was shared.
+
+    Returns:
+        The model.
+
+    Raises:
+        ArgumentError: there is no layer to share, or one is already shared by another module.
+
+    >>> from renorm.nn import BatchRenorm1d
+    >>> model = sync_running(nn.Sequential(nn.Linear(3, 4), BatchRenorm1d(4)))
+    >>> model[1].sync
+    'running'
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, BatchRenorm)}
+    layers = {
+        name: m for name, m in found.items() if m.sync != "batch" and m.running_mean is not None
+    }
+    if not layers:
+        raise ArgumentError(
+            f"{type(model).__name__} has no batch renorm layer with running statistics to share: "
+            f"{len(found)} batch renorm layers, of which those with sync='batch' share already. "
+            "Convert its batch norm layers first: renorm.convert(model, sync='running')."
+        )
+    for name, layer in layers.items():
+        deferral = layer._deferral
+        if deferral is not None and not (
+            isinstance(deferral, Exchange) and deferral.root is model and deferral.depth == 0
+        ):
+            raise ArgumentError(
+                f"The statistics of layer {name!r} are already put off, by another module's "
+                "sync_running or in renorm.accumulate. Call sync_running once, outside of "
+                "accumulate, on the module whose forward you call."
+            )
+    unsync_running(model)
+    Exchange(model, layers, group)
+    return model
+
+
+def unsync_running(model: M) -> M:
+    """Undo ``sync_running``: each process updates the statistics of these layers for itself.
+
+    >>> from renorm.nn import BatchRenorm1d
+    >>> model = unsync_running(sync_running(nn.Sequential(BatchRenorm1d(4))))
+    >>> model[0].sync is None
+    True
+    """
+    for layer in _exchanged(model):
+        layer._deferral.settle()
+        layer._deferral.release(layer)
+        layer.sync = layer.process_group = None
+    return model
+
+
+def settle(model: M) -> M:
+    """Have the exchanges under way arrive: for reading buffers oneself between two steps.
+
+    Everything of this package and of torch.nn that reads statistics does so by itself.
+    """
+    for layer in _exchanged(model):
+        layer._deferral.settle()
+    return model
+
+
+def _exchanged(model: nn.Module) -> list[Any]:
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, BatchRenorm)]
+    return [layer for layer in layers if isinstance(layer._deferral, Exchange)]
+
+
+class Exchange(Deferral):
+    """The put-off updates of a model's layers, by the moments of a group's processes."""
+
+    outlives_copy = True
+
+    def __init__(self, root: nn.Module, layers: dict[str, BatchRenorm], group: Group) -> None:
+        super().__init__(list(layers.values()))
+        self.root = root
+        self._names = list(layers)
+        self._held = None if group is None else Held(group)
+        self._inside = 0  # forwards of the root that have begun
+        self._agreed = False
+        self._pending: list[tuple[Sequence[Any], Tensor, Pending]] = []
+        for layer in self.layers:
+            layer.sync, layer.process_group = "running", group
+        self._handles = [
+            root.register_forward_pre_hook(self._enter),
+            # also if the forward raises: the others may have come further, and wait
+            root.register_forward_hook(self._leave, always_call=True),
+        ]
+
+    def meet(self, layer: Any) -> None:
+        if not self._inside and not self.depth and not in_backward():
+            raise ArgumentError(
+                f"A {type(layer).__name__} of {type(self.root).__name__} is trained outside of the "
+                f"forward of that module, after which its statistics are exchanged. Call "
+                "sync_running on the module that you call, or make the step inside "
+                "renorm.accumulate(model)."
+            )
+
+    def advance(self) -> None:
+        group = collectives.resolved(None if self._held is None else self._held.group)
+        if group is None:
+            super().advance()
+            return
+        if not self._agreed:
+            self._agree(group)
+        for layers in self._by_device():
+            values, mean, var, of_layer = self._collected(layers)
+            n = values[of_layer]
+            sums = torch.cat([values, n * mean, n * (var + mean.square())])
+            self._pending.append((layers, of_layer, Pending(sums, group)))
+
+    def settle(self) -> None:
+        pending, self._pending = self._pending, []
+        for layers, of_layer, exchange in pending:
+            channels = len(of_layer)
+            values, first, second = exchange.wait().split([len(layers), channels, channels])
+            n = values.clamp(min=1)[of_layer]
+            mean = first / n
+            var = (second / n - mean.square()).clamp(min=0)
+            move(layers, Moments(values, mean, var, of_layer))
+
+    def release(self, layer: Any) -> None:
+        super().release(layer)
+        if not self.layers:
+            for handle in self._handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._inside += 1
+        self.settle()
+        for layer in self.layers:
+            self.pool_of(layer)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._inside = max(0, self._inside - 1)
+        training = any(layer.training for layer in self.layers)
+        if training and not (self._inside or self.depth or in_backward()):
+            self.advance()
+
+    def _agree(self, group: Group) -> None:
+        """Refuse layers that are not the same in all processes."""
+        settings = {"the number of layers": str(len(self.layers))}
+        for name, layer in zip(self._names, self.layers, strict=True):
+            settings |= {f"{what} of {name!r}": value for what, value in described(layer).items()}
+        collectives.agree(settings, group)
+        self._agreed = True

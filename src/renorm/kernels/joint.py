@@ -1,0 +1,184 @@
+"""Batch renorm of a batch that lies in several processes, at the cost of native operations.
+
+One exchange forward, of the moments; one backward, of the two sums that a normalization's gradient
+needs. Each process gets the rows of what one process would compute for all examples together: the
+gradient is that of the sum of all their losses, and those of weight and bias are their own terms
+of it, as of any parameter (DistributedDataParallel averages them).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from renorm import collectives
+from renorm.collectives import Group
+from renorm.kernels import composite
+from renorm.kernels.algebra import correction, updated
+from renorm.kernels.call import Call, Outcome
+from renorm.kernels.exchange import Joint, joint
+from renorm.kernels.layout import is_last_derivative
+
+
+class _Statistics(NamedTuple):
+    """What x is normalized by, (C,); constants where the joint batch has fewer than two values."""
+
+    mean: Tensor
+    var: Tensor
+    r: Tensor | None
+    d: Tensor | None
+    share: Tensor  # () of one value in mean and var: 1 / values, or 0 where these are constants
+
+
+def moments(call: Call, mean: Tensor, var: Tensor) -> Joint:
+    """The joint moments, in the dtype of this process's ``mean`` and ``var``."""
+    x, dtype = call.x, mean.dtype
+    n = x.numel() // x.shape[1] if x.shape[1] else 0
+    values = torch.full((), n, dtype=torch.float64, device=x.device)
+    return Joint(*(t.to(dtype) for t in joint(values, mean, var, call.group)))
+
+
+def run(call: Call, mean: Tensor, var: Tensor) -> Outcome:
+    """Normalize x, whose own moments are given, by those of the joint batch; no mask."""
+    values, mean, var = moments(call, mean, var)
+    batch_mean = mean.unsqueeze(0)
+    share = 1 / values.clamp(min=1)
+    if call.running_mean is None or call.running_var is None:
+        y = _normalized(call, _Statistics(mean, var, None, None, share))
+        return Outcome(y, batch_mean, None, None, None, values)
+    running_mean = call.running_mean.detach().to(mean.dtype)
+    running_var = call.running_var.detach().to(mean.dtype)
+    known = values > 1
+    used_mean = torch.where(known, mean, running_mean)
+    used_var = torch.where(known, var, running_var)
+    r, d = correction(used_mean, used_var, running_mean, running_var, *call.bounds(), call.eps)
+    y = _normalized(call, _Statistics(used_mean, used_var, r, d, share * known))
+    new_mean, new_var, finite = updated(
+        mean, var, running_mean, running_var, call.momentum, call.eps
+    )
+    counted = finite & known
+    new_mean = torch.where(counted, new_mean, running_mean)
+    new_var = torch.where(counted, new_var, running_var)
+    return Outcome(y, batch_mean, new_mean, new_var, counted, values)
+
+
+def _normalized(call: Call, statistics: _Statistics) -> Tensor:
+    return _Normalize.apply(call.x, call.weight, call.bias, statistics, call.eps, call.group)
+
+
+class _Normalize(torch.autograd.Function):
+    """``gamma * ((x - mu_B) / sigma_B * r + d) + beta``; every x has a part in mu_B and sigma_B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        statistics: _Statistics,
+        eps: float,
+        group: Group,
+    ) -> Tensor:
+        mean, var, r, d, _ = statistics
+        ctx.save_for_backward(x, weight, *statistics)
+        ctx.settings = eps, group
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        scale = _product(weight, r)
+        shift = _product(weight, d) if d is not None else None
+        if bias is not None:
+            shift = bias.to(mean.dtype) if shift is None else shift + bias
+        scale = None if scale is None else scale.to(mean.dtype)
+        return torch.batch_norm(x, scale, shift, mean, var, False, 0.0, eps, False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *statistics = ctx.saved_tensors
+        work = _gradients if is_last_derivative(grads[0]) else _differentiable
+        eps, group = ctx.settings
+        needs = ctx.needs_input_grad[:3]
+        dx, dweight, dbias = work(grads[0], x, weight, _Statistics(*statistics), eps, group, needs)
+        if dweight is not None:
+            dweight = dweight.to(weight.dtype)
+        dbias = None if dbias is None else dbias.to(ctx.bias_dtype)
+        return dx, dweight, dbias, None, None, None
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _gradients(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    statistics: _Statistics,
+    eps: float,
+    group: Group,
+    needs: Sequence[bool],
+) -> Gradients:
+    """The gradients of x, weight and bias that are needed."""
+    mean, var, r, d, share = statistics
+    dw, db = _sums(dy, x, mean, var, eps)
+    need_x, need_weight, need_bias = needs
+    dx = None
+    if need_x:
+        sum_w, sum_b = (collectives.total(torch.cat([dw, db]), group) * share).split(len(dw))
+        invstd = (var + eps).rsqrt()
+        scale = _product(weight, r)
+        scale = invstd if scale is None else invstd * scale
+        shape = (-1, *[1] * (x.dim() - 2))
+        dx = (x - mean.view(shape)).mul_((-invstd * sum_w * scale).view(shape))
+        dx.add_((-sum_b * scale).view(shape))
+        dx = dx.addcmul_(dy.to(dx.dtype), scale.to(dx.dtype).view(shape)).to(x.dtype)
+    dweight = None
+    if need_weight:
+        dweight = dw if r is None or d is None else r * dw + d * db
+    return dx, dweight, db if need_bias else None
+
+
+def _sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Sums (C,) of ``dy * (x - mean) / sigma`` and of ``dy``, over the values of this process."""
+    if x.numel() == 0:
+        return torch.zeros_like(mean), torch.zeros_like(mean)
+    _, dw, db = torch.ops.aten.native_batch_norm_backward(
+        dy, x, None, mean, var, None, None, False, eps, [False, True, True]
+    )
+    return dw, db
+
+
+def _differentiable(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    statistics: _Statistics,
+    eps: float,
+    group: Group,
+    needs: Sequence[bool],
+) -> Gradients:
+    """The same gradients by operations that can be differentiated again."""
+    mean, var, r, d, _ = statistics
+    need_x, need_weight, need_bias = needs
+    call = Call(x, None, None, weight, None, 1.0, 0.0, 0.0, eps, group=group)
+    renormalizes = r is not None
+    if r is None or d is None:
+        r, d = torch.ones_like(mean), torch.zeros_like(mean)
+    wanted = [t for t, need in ((x, need_x), (weight, need_weight)) if need and t is not None]
+    create_graph = torch.is_grad_enabled()
+    stacked = (mean[None], var[None], r[None], d[None])
+    with torch.enable_grad():
+        y = composite.repeated(call, *stacked, renormalizes)
+        found = iter(
+            torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=create_graph)
+            if wanted
+            else ()
+        )
+    dims = [0, *range(2, x.dim())]
+    return (
+        next(found) if need_x else None,
+        next(found) if need_weight else None,
+        dy.sum(dims, dtype=mean.dtype) if need_bias else None,
+    )
+
+
+def _product(weight: Tensor | None, factor: Tensor | None) -> Tensor | None:
+    return weight if factor is None else factor if weight is None else weight * factor

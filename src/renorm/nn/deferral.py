@@ -1,0 +1,178 @@
+"""Statistics that wait: batches are pooled now, and the layers updated together later.
+
+Until then the layers normalize against the same reference, and the schedule stands still. What a
+layer pools are exact moments, so however a batch was split, and in however many processes it
+lies, the update is that of the whole batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer
+
+from renorm.kernels.algebra import moved
+
+# a BatchRenorm; its module imports this one
+Layer = Any
+
+
+class Pool:
+    """The moments of the batches of one layer since its last update, in float64.
+
+    Source: Chan, Golub and LeVeque 1979, for the pooling of moments.
+    """
+
+    def __init__(self, running_mean: Tensor) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            like = {"dtype": torch.float64, "device": running_mean.device}
+            self.values = torch.zeros((), **like)
+            self.mean = torch.zeros(running_mean.shape, **like)
+            self.squares = torch.zeros(running_mean.shape, **like)  # about the mean
+
+    def add(self, values: Tensor, mean: Tensor, var: Tensor) -> None:
+        """Pool a batch of so many values per channel, of which there may be none."""
+        with torch.no_grad():
+            values = values.double()
+            total = self.values + values
+            part = values / total.clamp(min=1)
+            apart = mean.double() - self.mean
+            self.squares.add_(values * var.double() + apart.square() * (self.values * part))
+            self.mean.add_(apart * part)
+            self.values.add_(values)
+
+    def clear(self) -> None:
+        """Forget all batches."""
+        for t in (self.values, self.mean, self.squares):
+            t.zero_()
+
+
+class Moments(NamedTuple):
+    """What several layers have pooled, one after the other."""
+
+    values: Tensor  # (L,)
+    mean: Tensor  # (sum of C,)
+    var: Tensor  # (sum of C,)
+    of_layer: Tensor  # (sum of C,), which layer a channel is of
+
+
+class Deferral:
+    """The put-off updates of some layers.
+
+    Args:
+        layers: those that keep running statistics; none may be put off already.
+    """
+
+    outlives_copy = False  # whether a copy of the model puts its updates off, too
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = list(layers)
+        self.depth = 0  # of accumulation; batches go on being pooled while it is above 0
+        self._indices: dict[tuple[Any, ...], Tensor] = {}
+        for layer in self.layers:
+            layer._deferral = self
+
+    def pool_of(self, layer: Layer) -> Pool:
+        """Where this layer pools; made anew when the layer has moved to another device."""
+        pool, mean = layer._pool, layer.running_mean
+        if pool is None or pool.mean.device != mean.device or pool.mean.shape != mean.shape:
+            pool = layer._pool = Pool(mean)
+        return pool
+
+    def begin(self) -> None:
+        """Pool the forwards from here on; may be called several times."""
+        self.settle()
+        self.depth += 1
+
+    def end(self, completed: bool) -> None:
+        """Undo one ``begin``; the last one updates the statistics, or if it failed forgets."""
+        self.depth -= 1
+        if self.depth == 0:
+            self.advance() if completed else self.discard()
+
+    def meet(self, layer: Layer) -> None:
+        """A training forward of the layer begins."""
+
+    def settle(self) -> None:
+        """Have everything that was sent off arrive in the statistics."""
+
+    def advance(self) -> None:
+        """Update the statistics by what was pooled, one step of each layer that saw a batch."""
+        for layers in self._by_device():
+            move(layers, self._collected(layers))
+
+    def discard(self) -> None:
+        """Forget what was pooled."""
+        for layer in self.layers:
+            if layer._pool is not None:
+                layer._pool.clear()
+
+    def release(self, layer: Layer) -> None:
+        """Have the layer update its statistics itself, as by default."""
+        self.layers.remove(layer)
+        layer._deferral = layer._pool = None
+
+    def _by_device(self) -> list[list[Layer]]:
+        found: dict[torch.device, list[Layer]] = {}
+        for layer in self.layers:
+            mean = layer.running_mean
+            if mean is not None and not isinstance(mean, UninitializedBuffer):
+                found.setdefault(mean.device, []).append(layer)
+        return list(found.values())
+
+    def _collected(self, layers: Sequence[Layer]) -> Moments:
+        """What the layers have pooled; their pools are empty then."""
+        pools = [self.pool_of(layer) for layer in layers]
+        values = torch.stack([pool.values for pool in pools])
+        of_layer = self._of_layer([len(pool.mean) for pool in pools], values.device)
+        squares = torch.cat([pool.squares for pool in pools])
+        mean = torch.cat([pool.mean for pool in pools])
+        for pool in pools:
+            pool.clear()
+        return Moments(values, mean, squares / values.clamp(min=1)[of_layer], of_layer)
+
+    def _of_layer(self, sizes: Sequence[int], device: torch.device) -> Tensor:
+        key = (*sizes, str(device))
+        if key not in self._indices:  # building one waits for the device
+            indices = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+            self._indices[key] = indices.to(device)
+        return self._indices[key]
+
+
+def move(layers: Sequence[Layer], moments: Moments) -> None:
+    """One step of the running statistics of all layers towards these moments.
+
+    A layer without any value stays as it is, its step count too.
+    """
+    values, mean, var, of_layer = moments
+    counted = values > 0
+    with torch.no_grad():
+        means, variances = [x.running_mean for x in layers], [x.running_var for x in layers]
+        old_mean, old_var = (torch.cat([t.double() for t in ts]) for ts in (means, variances))
+        momentum = _of_channels([_momentum(layer, values) for layer in layers], of_layer)
+        eps = _of_channels([layer.eps for layer in layers], of_layer)
+        new_mean, new_var = moved(mean, var, old_mean, old_var, momentum, eps)
+        sizes = [len(t) for t in means]
+        for buffers, old, new in ((means, old_mean, new_mean), (variances, old_var, new_var)):
+            kept = torch.where(counted[of_layer], new, old)
+            torch._foreach_copy_(buffers, list(kept.split(sizes)))  # type: ignore[attr-defined]
+        for layer, counts in zip(layers, counted.unbind(), strict=True):
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.add_(counts)
+
+
+def _momentum(layer: Layer, like: Tensor) -> float | Tensor:
+    if layer.momentum is None:  # the plain average over all steps so far
+        return 1 / (layer.num_batches_tracked.to(like) + 1)
+    return layer.momentum
+
+
+def _of_channels(settings: list[float | Tensor], of_layer: Tensor) -> float | Tensor:
+    """A setting of each layer for each of its channels; a number if it is the same for all."""
+    first = settings[0]
+    if not isinstance(first, Tensor) and all(s is first or s == first for s in settings):
+        return first
+    device = of_layer.device
+    each = [torch.as_tensor(s, dtype=torch.float64, device=device) for s in settings]
+    return torch.stack(each)[of_layer]

@@ -1,0 +1,66 @@
+"""What a layer does to share statistics with the same layer in other processes."""
+
+import zlib
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from renorm import collectives
+from renorm.collectives import Group
+from renorm.errors import ArgumentError
+
+Sync = Literal["batch", "running"] | None
+MODES = (None, "batch", "running")
+
+
+def check_settings(sync: Any, process_group: Group, microbatch: int | None) -> None:
+    """Refuse settings that contradict each other."""
+    if sync not in MODES:
+        raise ArgumentError(f"sync must be None, 'batch' or 'running', got {sync!r}.")
+    if process_group is not None and sync is None:
+        raise ArgumentError(
+            f"process_group says among whom statistics are shared, got {process_group!r}, but "
+            "sync=None shares none. Give sync='batch' or sync='running' too."
+        )
+    if sync == "batch" and microbatch is not None:
+        raise ArgumentError(
+            f"sync='batch' joins the examples of all processes, and microbatch={microbatch} "
+            "normalizes those of one in groups. Give one of them, or sync='running'."
+        )
+
+
+def described(layer: Any) -> dict[str, str]:
+    """Everything that processes must have alike, in words that can be compared."""
+    limits = layer.limits
+    words = str(limits) if type(limits).__repr__ is not object.__repr__ else type(limits).__name__
+    return {
+        "the number of channels": str(layer.num_features),
+        "eps": str(layer.eps),
+        "momentum": str(layer.momentum),
+        "limits": getattr(limits, "__qualname__", words),
+        "num_batches_tracked": _fingerprint(layer.num_batches_tracked),
+        "running_mean": _fingerprint(layer.running_mean),
+        "running_var": _fingerprint(layer.running_var),
+    }
+
+
+def _fingerprint(t: Tensor | None) -> str:
+    """Words that two tensors have in common if they hold the same bits."""
+    if t is None:
+        return "None"
+    t = t.detach().cpu()
+    if t.dim() == 0:
+        return str(t.item())
+    checksum = zlib.crc32(t.contiguous().view(torch.uint8).numpy().tobytes())
+    return f"{t.dtype} of shape {tuple(t.shape)} with checksum {checksum:08x}"
+
+
+def refuse_alone(layer: Any) -> None:
+    """Refuse to train a layer that should share its statistics, and with whom nothing does."""
+    if collectives.resolved(layer.process_group) is not None:
+        raise ArgumentError(
+            f"{type(layer).__name__} has sync='running', but no model that it is part of shares "
+            "its running statistics, so those of the processes would diverge. Call "
+            "renorm.distributed.sync_running(model) with the module whose forward you call."
+        )
