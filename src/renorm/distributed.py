@@ -6,7 +6,7 @@ pull every process towards these statistics, each normalizes as if it knew the o
 but for one step. Layers with ``sync="batch"`` know them at once, and wait for them twice a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -173,6 +173,10 @@ class Exchange(Deferral):
             var = (second / n - mean.square()).clamp(min=0)
             move(layers, Moments(values, mean, var, of_layer))
 
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()  # what is under way belongs to this process and these layers
+        return self.__dict__
+
     def release(self, layer: Any) -> None:
         super().release(layer)
         if not self.layers:
@@ -180,12 +184,18 @@ class Exchange(Deferral):
                 handle.remove()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
+        _eagerly(self._begin_forward)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        _eagerly(self._end_forward)
+
+    def _begin_forward(self) -> None:
         self._inside += 1
         self.settle()
         for layer in self.layers:
             self.pool_of(layer)
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _end_forward(self) -> None:
         self._inside = max(0, self._inside - 1)
         training = any(layer.training for layer in self.layers)
         if training and not (self._inside or self.depth or in_backward()):
@@ -198,3 +208,10 @@ class Exchange(Deferral):
             settings |= {f"{what} of {name!r}": value for what, value in described(layer).items()}
         collectives.agree(settings, group)
         self._agreed = True
+
+
+def _eagerly(work: Callable[[], None]) -> None:
+    """Exchanges are no part of a compiled graph: it breaks here."""
+    if torch.compiler.is_compiling():
+        work = torch.compiler.disable(work)
+    work()

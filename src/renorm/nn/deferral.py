@@ -27,7 +27,7 @@ class Pool:
     def __init__(self, running_mean: Tensor) -> None:
         with torch.inference_mode(False), torch.no_grad():
             like = {"dtype": torch.float64, "device": running_mean.device}
-            self.values = torch.zeros((), **like)
+            self.values = torch.zeros(1, **like)  # compiled code loses writes to 0-d tensors
             self.mean = torch.zeros(running_mean.shape, **like)
             self.squares = torch.zeros(running_mean.shape, **like)  # about the mean
 
@@ -124,7 +124,7 @@ class Deferral:
     def _collected(self, layers: Sequence[Layer]) -> Moments:
         """What the layers have pooled; their pools are empty then."""
         pools = [self.pool_of(layer) for layer in layers]
-        values = torch.stack([pool.values for pool in pools])
+        values = torch.cat([pool.values for pool in pools])
         of_layer = self._of_layer([len(pool.mean) for pool in pools], values.device)
         squares = torch.cat([pool.squares for pool in pools])
         mean = torch.cat([pool.mean for pool in pools])
