@@ -2,9 +2,11 @@
 
 Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``, and with an activation
 ``BatchRenormAct1d``, ``2d``, ``3d``), their schedules (``limits``), and whole models: ``convert``,
-``fuse``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``.
+``fuse``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``. ``checkpoints`` maps those
+of other libraries.
 """
 
+from renorm import checkpoints as checkpoints
 from renorm import distributed as distributed
 from renorm import functional as functional
 from renorm import limits as limits
