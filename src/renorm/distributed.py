@@ -75,19 +75,23 @@ def sync_running(model: M, group: Group = None) -> M:
             f"{len(found)} batch renorm layers, of which those with sync='batch' share already. "
             "Convert its batch norm layers first: renorm.convert(model, sync='running')."
         )
-    for name, layer in layers.items():
-        deferral = layer._deferral
-        if deferral is not None and not (
-            isinstance(deferral, Exchange) and deferral.root is model and deferral.depth == 0
-        ):
+    refuse_taken(model)
+    unsync_running(model)
+    Exchange(model, layers, group)
+    return model
+
+
+def refuse_taken(model: nn.Module) -> None:
+    """Refuse a model of which another module shares some layers."""
+    for name, layer in model.named_modules():
+        deferral = layer._deferral if isinstance(layer, BatchRenorm) else None
+        ours = isinstance(deferral, Exchange) and deferral.root is model and deferral.depth == 0
+        if deferral is not None and not ours:
             raise ArgumentError(
                 f"The statistics of layer {name!r} are already put off, by another module's "
                 "sync_running or in renorm.accumulate. Call sync_running once, outside of "
                 "accumulate, on the module whose forward you call."
             )
-    unsync_running(model)
-    Exchange(model, layers, group)
-    return model
 
 
 def unsync_running(model: M) -> M:
@@ -99,8 +103,7 @@ def unsync_running(model: M) -> M:
     True
     """
     for layer in _exchanged(model):
-        layer._deferral.settle()
-        layer._deferral.release(layer)
+        layer._leave_deferral()
         layer.sync = layer.process_group = None
     return model
 
@@ -197,8 +200,8 @@ class Exchange(Deferral):
 
     def _end_forward(self) -> None:
         self._inside = max(0, self._inside - 1)
-        training = any(layer.training for layer in self.layers)
-        if training and not (self._inside or self.depth or in_backward()):
+        tracks = any(layer.training and layer.track_running_stats for layer in self.layers)
+        if tracks and not (self._inside or self.depth or in_backward()):
             self.advance()
 
     def _agree(self, group: Group) -> None:
@@ -213,5 +216,7 @@ class Exchange(Deferral):
 def _eagerly(work: Callable[[], None]) -> None:
     """Exchanges are no part of a compiled graph: it breaks here."""
     if torch.compiler.is_compiling():
-        work = torch.compiler.disable(work)
-    work()
+        uncompiled: Any = torch.compiler.disable(work)
+        uncompiled()
+    else:
+        work()

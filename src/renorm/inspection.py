@@ -35,6 +35,7 @@ class LayerSummary:
         statistics: what becomes of the running statistics: ``"updated"``, ``"frozen"``,
             ``"not updated"`` (``track_running_stats`` was switched off), ``"not initialized"``
             (lazy), ``"none"``, or for batch renorm ``"no reference: batch norm"``.
+        sync: what processes share: ``"batch"`` or ``"running"`` statistics, or empty for none.
         then: what an activated layer does to the normalized values: ``"fused with ReLU"`` where
             it is one operation with the norm, else the classes of its modules in order.
     """
@@ -52,12 +53,14 @@ class LayerSummary:
     frozen: bool
     statistics: str
     then: str = ""
+    sync: str = ""
 
     def settings(self) -> str:
         """What is usually the same for many layers, in words: schedule, then the rest."""
         momentum = "plain average" if self.momentum is None else f"momentum {self.momentum:g}"
         groups = "" if self.microbatch is None else f", microbatch {self.microbatch}"
-        return f"{self.limits}\n{momentum}, eps {self.eps:g}{groups}"
+        shared = f", sync {self.sync}" if self.sync else ""
+        return f"{self.limits}\n{momentum}, eps {self.eps:g}{groups}{shared}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def summary(model: nn.Module) -> Summary:
 
 
 def _row(name: str, layer: _BatchNorm) -> LayerSummary:
+    if isinstance(layer, BatchRenorm):
+        layer._settle()
     count = layer.num_batches_tracked
     step = None if count is None or count.is_meta else int(count)
     r_max, d_max, limits, microbatch, frozen = 1.0, 0.0, "batch norm", None, False
@@ -133,6 +138,7 @@ def _row(name: str, layer: _BatchNorm) -> LayerSummary:
         frozen,
         _statistics(layer, frozen),
         _then(layer),
+        _sync(layer),
     )
 
 
@@ -163,6 +169,12 @@ def _statistics(layer: _BatchNorm, frozen: bool) -> str:
     if frozen:
         return "frozen"
     return "updated" if layer.track_running_stats else "not updated"
+
+
+def _sync(layer: _BatchNorm) -> str:
+    if isinstance(layer, nn.SyncBatchNorm):
+        return "batch"
+    return layer.sync or "" if isinstance(layer, BatchRenorm) else ""
 
 
 def _then(layer: _BatchNorm) -> str:

@@ -11,7 +11,7 @@ from renorm import (
     BatchRenorm2d,
     limits,
 )
-from renorm.conversion import convert, to_batchnorm
+from renorm.conversion import convert
 from renorm.errors import ConversionError
 from support.networks import network, sequential, trained
 
@@ -36,23 +36,6 @@ def test_compiled_layer_runs_as_converted():
     assert layer.running_mean is not None
     layer.running_mean.fill_(1e3)
     assert layer(torch.randn(8, 4)).mean() < -100
-
-
-def test_model_in_ddp(tmp_path):
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("torch is built without gloo")
-    store = f"file://{tmp_path / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    try:
-        model = nn.parallel.DistributedDataParallel(network())
-        x = torch.randn(2, 3, 9, 9)
-        convert(model)(x).square().mean().backward()
-        assert isinstance(model.module[1], BatchRenorm2d)
-        assert model.module[0].weight.grad.abs().sum() > 0
-        to_batchnorm(model)(x).square().mean().backward()
-        assert type(model.module[1]) is nn.BatchNorm2d
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_graph_module():

@@ -65,17 +65,21 @@ def step(rank: int | None, group: Any, p: Problem, forwards: int = 1) -> Step:
             layer.running_mean.add_(p.offset)
             layer.running_var.uniform_(0.5, 2)
     part = slice(None) if rank is None else slice(sum(p.split[:rank]), sum(p.split[: rank + 1]))
-    for _ in range(forwards):
-        x = p.x[part].clone(memory_format=torch.preserve_format).requires_grad_()
-        mask = None if p.mask is None else p.mask[part]
-        layer.zero_grad()
-        y = layer(x, mask)
-        y.backward(p.dy[part])
-    grads = [t.grad for t in (x, layer.weight, layer.bias)]
+    x = p.x[part].clone(memory_format=torch.preserve_format).requires_grad_()
+    mask = None if p.mask is None else p.mask[part]
+    with torch.no_grad():
+        for _ in range(forwards - 1):
+            layer(x, mask)
+    y = layer(x, mask)
+    y.backward(p.dy[part])
+    dx, dweight, dbias = (t.grad for t in (x, layer.weight, layer.bias))
+    assert dx is not None
+    assert dweight is not None
+    assert dbias is not None
     none = torch.zeros(0)
     mean, var = (none if t is None else t for t in (layer.running_mean, layer.running_var))
     count = layer.num_batches_tracked
-    return Step(y.detach(), *grads, mean, var, -1 if count is None else int(count))
+    return Step(y.detach(), dx, dweight, dbias, mean, var, -1 if count is None else int(count))
 
 
 def compare(steps: list[Step], exact: Step, p: Problem) -> None:

@@ -47,7 +47,19 @@ def test_batch_renorm():
 def test_batch_norm():
     layer = nn.SyncBatchNorm(4)
     assert row(layer) == LayerSummary(
-        "", "SyncBatchNorm", 4, 0, 1.0, 0.0, "batch norm", 0.1, 1e-5, None, False, "updated"
+        "",
+        "SyncBatchNorm",
+        4,
+        0,
+        1.0,
+        0.0,
+        "batch norm",
+        0.1,
+        1e-5,
+        None,
+        False,
+        "updated",
+        sync="batch",
     )
 
 

@@ -102,7 +102,8 @@ def test_sizes_around_lanes_and_blocks(
                 case.relu)  # fmt: skip
     cpu.native.use(name)
     try:
-        y, _, _, new_var, _ = kernels.run(call, "cpu")
+        outcome = kernels.run(call, "cpu")
+        y, new_var = outcome.y, outcome.new_var
         y.backward(t.dy)
     finally:
         any(cpu.native.use(each) for each in reversed(INSTRUCTIONS))

@@ -12,11 +12,12 @@ NAMES = {
     "ArgumentError", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d", "BatchRenormAct1d",
     "BatchRenormAct2d", "BatchRenormAct3d", "ConversionError", "LazyBatchRenorm1d",
     "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d", "LazyBatchRenormAct2d",
-    "LazyBatchRenormAct3d", "RenormError", "calibrate", "checkpoints", "convert", "freeze",
-    "functional", "fuse", "limits", "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
+    "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate", "checkpoints", "convert",
+    "distributed", "freeze", "functional", "fuse", "limits", "nn", "summary", "to_batchnorm",
+    "unfreeze", "unfuse",
 }  # fmt: skip
-SUBPACKAGES = {"bench", "calibration", "cli", "conversion", "errors", "inspection", "kernels",
-               "lab", "reference", "report"}  # fmt: skip
+SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "errors", "inspection",
+               "kernels", "lab", "reference", "report"}  # fmt: skip
 
 
 def test_public_names_are_these() -> None:

@@ -16,21 +16,30 @@ Observer = Callable[[_BatchNorm, Tensor, Tensor | None], None]
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers of normalization layers, and torch's generators, whatever happens."""
+    """Restore modes, buffers of normalization layers, and torch's generators, whatever happens.
+
+    Meanwhile the layers share nothing with other processes, which may not be calibrating.
+    """
     modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    attributes = [(layer, layer.track_running_stats, vars(layer).get("_memory")) for layer in norms]
+    attributes = [(layer, layer.track_running_stats) for layer in norms]
+    ours = [layer for layer in norms if isinstance(layer, BatchRenorm)]
+    for layer in ours:
+        layer._settle()
+    settings = [(layer, layer._memory, layer.sync) for layer in ours]
     buffers = [b for layer in norms for b in layer.buffers(recurse=False)]
     with restored(buffers), _generators(model), _eager(), torch.no_grad():
         try:
+            for layer in ours:
+                layer.sync = None
             yield
         finally:
             for module, training in modes:
                 module.training = training
-            for layer, tracking, memory in attributes:
+            for layer, tracking in attributes:
                 layer.track_running_stats = tracking
-                if isinstance(layer, BatchRenorm) and memory is not None:
-                    layer._memory = memory
+            for layer, memory, sync in settings:
+                layer._memory, layer.sync = memory, sync
 
 
 @contextlib.contextmanager

@@ -55,7 +55,8 @@ def to_batchnorm(
     if not (number or momentum is None or momentum == "keep"):
         raise ArgumentError(f"momentum is 'keep', None, or from 0 to 1, got {momentum!r}.")
     sites = select(norm_layers(model), include, exclude)
-    classes = {site: original(site.layer) for site in sites if isinstance(site.layer, BatchRenorm)}
+    ours = {site: site.layer for site in sites if isinstance(site.layer, BatchRenorm)}
+    classes = {site: original(layer) for site, layer in ours.items()}
     places = places_of_relu(model)
     for site in classes:
         if was_fused(site.layer) and site.layer not in places:
@@ -72,9 +73,13 @@ def to_batchnorm(
         assert not isinstance(cls, str)
         if was_fused(site.layer):
             separate(site.layer, places[site.layer])
+        group = ours[site].process_group
+        ours[site]._leave_deferral()
         become(site.layer, cls)
         for name in added & set(vars(site.layer)):
             delattr(site.layer, name)
+        if issubclass(cls, nn.SyncBatchNorm):
+            vars(site.layer)["process_group"] = group
         if momentum != "keep":
             site.layer.momentum = momentum
     return model

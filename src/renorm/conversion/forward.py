@@ -10,6 +10,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from renorm.conversion.classes import become, counterpart
 from renorm.conversion.selection import Selection, Site, norm_layers, select
+from renorm.distributed import refuse_taken, sync_running
 from renorm.errors import ArgumentError, ConversionError
 from renorm.nn import BatchRenorm
 
@@ -61,8 +62,8 @@ def convert(
     later there is ``layer.restart_limits()``.)
 
     nn.BatchNorm1d, 2d and 3d, lazy or not, become the batch renorm of their rank; nn.SyncBatchNorm
-    becomes ``BatchRenorm``, with statistics of each process's own batch; timm's BatchNormAct2d
-    becomes ``BatchRenormAct2d``. A subclass that changes no more than construction is converted as
+    becomes ``BatchRenorm``, with ``sync="batch"`` in its process group if ``sync`` is not given;
+    timm's BatchNormAct2d becomes ``BatchRenormAct2d``. A subclass that changes no more than construction is converted as
     its base. Layers that are batch renorm already, and other norms, are left alone. A layer
     without running statistics has no reference and stays batch norm in effect.
 
@@ -77,7 +78,8 @@ def convert(
             all.
         exclude: the layers to leave as they are, in the same forms.
         **options: ``momentum`` and the settings of ``BatchRenorm``: ``limits``, ``microbatch``,
-            ``single``, ``kernel``.
+            ``single``, ``kernel``, ``sync``, ``process_group``. With ``sync="running"``
+            ``renorm.distributed.sync_running`` is called on the model.
 
     Returns:
         The model; its replacement if the model itself was a layer and ``to`` a callable.
@@ -102,13 +104,19 @@ def convert(
         return _replace(model, to, _targets(model, include, exclude), options)
     _check_options(options)
     targets = _targets(model, include, exclude)
+    for site in targets:
+        BatchRenorm(1, device="meta", **_options_of(site.layer, options))
+    if options.get("sync") == "running":
+        refuse_taken(model)
     classes = {site: counterpart(site.layer) for site in targets}
     refused = {site: why for site, why in classes.items() if isinstance(why, str)}
     if refused:
         raise _refusal(refused)
     for site, cls in classes.items():
         assert not isinstance(cls, str)
-        _renormalize(site.layer, cls, dict(options))
+        _renormalize(site.layer, cls, _options_of(site.layer, options))
+    if options.get("sync") == "running":
+        sync_running(model, options.get("process_group"))
     return model
 
 
@@ -122,9 +130,17 @@ def _renormalize(layer: _BatchNorm, cls: type[BatchRenorm], options: dict[str, A
     become(layer, cls)
     assert isinstance(layer, BatchRenorm)
     vars(layer)["_converted_from"] = came_from
+    vars(layer).pop("process_group", None)  # of an nn.SyncBatchNorm
     layer.momentum = options.pop("momentum", _MOMENTUM)
     layer.configure(**options)
     layer.restart_limits()
+
+
+def _options_of(layer: _BatchNorm, options: dict[str, Any]) -> dict[str, Any]:
+    """The options for one layer: one that shares its statistics goes on doing so."""
+    if not isinstance(layer, nn.SyncBatchNorm) or "sync" in options:
+        return dict(options)
+    return {"sync": "batch", "process_group": layer.process_group} | options
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -136,7 +152,6 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ArgumentError(
             f"convert has no option {', '.join(unknown)}; there are {', '.join(allowed)}.{hint}"
         )
-    BatchRenorm(1, device="meta", **options)
 
 
 def _refusal(refused: dict[Site, str]) -> ConversionError:

@@ -75,6 +75,7 @@ class BatchRenorm(_BatchNorm):
     _deferral: Deferral | None
     _pool: Pool | None
     _ranks: ClassVar[tuple[int, ...]] = ()
+    qconfig = sharing.LostToSyncBatchNorm()
 
     def __init__(
         self,
@@ -135,10 +136,7 @@ class BatchRenorm(_BatchNorm):
         self.sync = sync
         self.process_group = process_group
         self.frozen = False
-        deferral = vars(self).get("_deferral")
-        if deferral is not None:
-            deferral.release(self)
-        self._deferral = self._pool = None
+        self._leave_deferral()
         self._agreed = False
         self._memory = Memory()
 
@@ -173,6 +171,14 @@ class BatchRenorm(_BatchNorm):
         deferral = vars(self).get("_deferral")
         if deferral is not None:
             deferral.settle()
+
+    def _leave_deferral(self) -> None:
+        """Update the statistics in each forward, as by default."""
+        self._settle()
+        deferral = vars(self).get("_deferral")
+        if deferral is not None:
+            deferral.release(self)
+        self._deferral = self._pool = None
 
     def reset_running_stats(self) -> None:
         self._settle()

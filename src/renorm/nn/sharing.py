@@ -1,5 +1,6 @@
 """What a layer does to share statistics with the same layer in other processes."""
 
+import sys
 import zlib
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from renorm import collectives
 from renorm.collectives import Group
-from renorm.errors import ArgumentError
+from renorm.errors import ArgumentError, ConversionError
 
 Sync = Literal["batch", "running"] | None
 MODES = (None, "batch", "running")
@@ -64,3 +65,25 @@ def refuse_alone(layer: Any) -> None:
             "its running statistics, so those of the processes would diverge. Call "
             "renorm.distributed.sync_running(model) with the module whose forward you call."
         )
+
+
+class LostToSyncBatchNorm:
+    """An attribute that is read where a layer is about to be lost, and that it does not have.
+
+    ``convert_sync_batchnorm`` of torch, which Lightning's ``sync_batchnorm=True`` calls, and of
+    timm make an nn.SyncBatchNorm of everything that is a batch norm: batch renorm would be gone
+    without a word. They end by asking the layer for its ``qconfig``, so that is where it speaks.
+    """
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        if layer is None:
+            return self
+        if sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
+            raise ConversionError(
+                f"convert_sync_batchnorm would replace {type(layer).__name__} by batch norm: its "
+                "limits, and batch renorm itself, would be lost. Share its statistics with "
+                "renorm.convert(model, sync='batch'), or build it with sync='batch', and leave "
+                "convert_sync_batchnorm (Lightning: sync_batchnorm=True) out, or call it before "
+                "convert."
+            )
+        raise AttributeError(f"{type(layer).__name__!r} object has no attribute 'qconfig'")
