@@ -45,7 +45,7 @@ def _names() -> dict:
 @pytest.mark.parametrize("code", SNIPPETS)
 def test_snippet_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     names = _names()
-    if "freeze(" in code or "to_batchnorm(" in code:
+    if any(f"{name}(" in code for name in ("freeze", "to_batchnorm", "accumulate")):
         renorm.convert(names["model"])
     if code.startswith("import"):
         names = {}  # a snippet with imports is complete

@@ -197,9 +197,14 @@ def test_nested_contexts_are_one_step() -> None:
 def test_interrupted_context_moves_nothing(error: type[BaseException]) -> None:
     norm = layer()
     before = state(norm)
-    with pytest.raises(error), renorm.accumulate(norm):
-        norm(batch())
-        raise error
+
+    def interrupted() -> None:
+        with renorm.accumulate(norm):
+            norm(batch())
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert same(state(norm), before)
     plain = copy.deepcopy(norm)
     x = batch()

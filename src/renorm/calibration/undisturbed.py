@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from renorm.nn import BatchRenorm
+from renorm.nn.recomputation import Memory
+from renorm.nn.sharing import Sync
 
 Observer = Callable[[_BatchNorm, Tensor, Tensor | None], None]
 
@@ -26,6 +28,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     ours = [layer for layer in norms if isinstance(layer, BatchRenorm)]
     for layer in ours:
         layer._settle()
+    settings: list[tuple[BatchRenorm, Memory, Sync]]
     settings = [(layer, layer._memory, layer.sync) for layer in ours]
     buffers = [b for layer in norms for b in layer.buffers(recurse=False)]
     with restored(buffers), _generators(model), _eager(), torch.no_grad():

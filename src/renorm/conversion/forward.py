@@ -63,9 +63,10 @@ def convert(
 
     nn.BatchNorm1d, 2d and 3d, lazy or not, become the batch renorm of their rank; nn.SyncBatchNorm
     becomes ``BatchRenorm``, with ``sync="batch"`` in its process group if ``sync`` is not given;
-    timm's BatchNormAct2d becomes ``BatchRenormAct2d``. A subclass that changes no more than construction is converted as
-    its base. Layers that are batch renorm already, and other norms, are left alone. A layer
-    without running statistics has no reference and stays batch norm in effect.
+    timm's BatchNormAct2d becomes ``BatchRenormAct2d``. A subclass that changes no more than
+    construction is converted as its base. Layers that are batch renorm already, and other norms,
+    are left alone. A layer without running statistics has no reference and stays batch norm in
+    effect.
 
     Args:
         model: changed in place; may itself be a batch norm layer.

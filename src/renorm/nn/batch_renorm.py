@@ -181,6 +181,7 @@ class BatchRenorm(_BatchNorm):
         self._deferral = self._pool = None
 
     def reset_running_stats(self) -> None:
+        """Set the statistics to (0, 1) and their count to 0, as a new layer has them."""
         self._settle()
         super().reset_running_stats()
 
