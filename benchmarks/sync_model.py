@@ -109,14 +109,7 @@ def predicted_table(network: Network, backward: float) -> Table:
         f"alpha {1e6 * network.alpha:g} us, {1e-9 / network.beta:g} GB/s, backward "
         f"{1e3 * backward:g} ms; ms a step of ResNet-50"
     )
-    names = (
-        "workers",
-        'sync="batch"',
-        'sync="running"',
-        "waited for",
-        "SyncBatchNorm",
-        "gradients",
-    )
+    names = ("workers", "batch", "running", "waited for", "SyncBatchNorm", "gradients")
     grid = _grid(title, names)
     sizes = resnet50()
     for workers in WORKERS:
@@ -187,7 +180,9 @@ def measured_table(found: Sequence[Point]) -> Table:
 
 
 def _grid(title: str, headings: Sequence[str]) -> Table:
-    grid = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    grid = Table(
+        title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title_justify="left"
+    )
     for heading in headings:
         grid.add_column(heading, justify="right", no_wrap=True)
     return grid
@@ -212,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, markup=False)
     for alpha, rate in networks:
         network = Network(1e-6 * alpha, 1e-9 / rate)
-        console.print(predicted_table(network, 1e-3 * given.backward_ms))
+        console.print(predicted_table(network, 1e-3 * given.backward_ms), end="\n\n")
     if given.measured is not None:
         try:
             console.print(measured_table(points(sync_records.read(given.measured))))

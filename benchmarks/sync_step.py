@@ -41,7 +41,7 @@ LEGEND = (
     "ms: of a step, the median over blocks of the slowest process. ratio, min.: of medians and "
     "of minima, to the first row. added: ms more than it. Then what each process sends off in a "
     "step: collectives for statistics, gradients and buffers (torch's default, a broadcast before "
-    f"each forward, in all rows but {NO_BROADCAST}), and kB of statistics."
+    f"each forward, but for: {NO_BROADCAST}), and kB of statistics."
 )
 
 
