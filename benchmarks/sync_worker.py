@@ -23,7 +23,7 @@ from renorm.bench.providers import mid_ramp
 from renorm.bench.resnet import Block
 
 BASELINE, NO_SYNC = "nn.BatchNorm", "batch renorm"
-RUNNING, NO_BROADCAST, BATCH = 'sync="running"', "the same, no broadcast", 'sync="batch"'
+RUNNING, NO_BROADCAST, BATCH = 'sync="running"', "running, no broadcast", 'sync="batch"'
 PROVIDERS = (BASELINE, NO_SYNC, RUNNING, NO_BROADCAST, BATCH)
 WIDTHS = (16, 32, 64)
 _OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
