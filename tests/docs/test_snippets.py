@@ -19,9 +19,10 @@ def _code(block: str) -> str:
 
 
 PYTHON = re.compile(r"^ *```python\n.*?```", re.DOTALL | re.MULTILINE)
+PAGES = ("README.md", "docs/howto.md", "docs/semantics.md", "docs/distributed.md")
 SNIPPETS = [
     pytest.param(_code(block), id=f"{path.name}-{i}")
-    for path in (ROOT / "README.md", ROOT / "docs" / "howto.md", ROOT / "docs" / "semantics.md")
+    for path in map(ROOT.joinpath, PAGES)
     for i, block in enumerate(PYTHON.findall(path.read_text()))
 ]
 
