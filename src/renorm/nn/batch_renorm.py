@@ -14,7 +14,7 @@ from renorm.errors import ArgumentError
 from renorm.kernels import Call
 from renorm.limits import Limits, paper
 from renorm.nn import sharing
-from renorm.nn.deferral import Deferral, Pool
+from renorm.nn.deferral import Batch, Deferral, Pool
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
 Schedule = Callable[[Any], tuple[Any, Any]]
@@ -372,9 +372,9 @@ class BatchRenorm(_BatchNorm):
             counted = counted & ~repeated
         values = outcome.values
         if values is None:
-            mask = call.mask
-            values = call.x[:, :1].numel() if mask is None else mask.sum(dtype=torch.float64)
-        pool.add(counted * values, new_mean, new_var)
+            x, mask = call.x, call.mask
+            values = x.numel() / x.shape[1] if mask is None else mask.sum(dtype=torch.float64)
+        pool.add(Batch(counted, values, new_mean, new_var))
 
     def _tensors(self) -> tuple[Reference | None, Tensor | None, Tensor | None]:
         """The reference, weight and bias."""

@@ -18,6 +18,18 @@ from renorm.kernels.algebra import moved
 Layer = Any
 
 
+_RECENT = 16  # batches that wait to be pooled at once, which takes as long as pooling one
+
+
+class Batch(NamedTuple):
+    """The statistics of one batch."""
+
+    counted: Tensor  # () bool: whether they are finite, and of more than one value
+    values: float | Tensor  # per channel; () float64 where the device counts them
+    mean: Tensor  # (C,)
+    var: Tensor  # (C,), biased
+
+
 class Pool:
     """The moments of the batches of one layer since its last update, in float64.
 
@@ -30,22 +42,55 @@ class Pool:
             self.values = torch.zeros(1, **like)  # compiled code loses writes to 0-d tensors
             self.mean = torch.zeros(running_mean.shape, **like)
             self.squares = torch.zeros(running_mean.shape, **like)  # about the mean
+        self.recent: list[Batch] = []  # not in the tensors yet
+        self.used = False  # whether anything is in the tensors
 
-    def add(self, values: Tensor, mean: Tensor, var: Tensor) -> None:
-        """Pool a batch of so many values per channel, of which there may be none."""
+    def add(self, batch: Batch) -> None:
+        """Pool a batch."""
+        if torch.compiler.is_compiling():  # whose graphs would be made anew for each length
+            self._merge([batch])
+            return
+        self.recent.append(batch)
+        if len(self.recent) == _RECENT:
+            self.merge()
+
+    def merge(self) -> None:
+        """Have everything in the tensors."""
+        if self.recent:
+            self._merge(self.recent)
+            self.recent = []
+
+    def _merge(self, batches: Sequence[Batch]) -> None:
         with torch.no_grad():
-            values = values.double()
-            total = self.values + values
-            part = values / total.clamp(min=1)
-            apart = mean.double() - self.mean
-            self.squares.add_(values * var.double() + apart.square() * (self.values * part))
-            self.mean.add_(apart * part)
-            self.values.add_(values)
+            values = counts(batches, self.values)
+            mean = torch.stack([b.mean for b in batches]).double()
+            var = torch.stack([b.var for b in batches]).double()
+            total = self.values + values.sum()
+            apart = mean - self.mean
+            shift = (values / total.clamp(min=1)) @ apart
+            squares = values @ (var + (apart - shift).square())
+            self.squares.add_(squares).add_(self.values * shift.square())
+            self.mean.add_(shift)
+            self.values.copy_(total)
+        self.used = True
 
     def clear(self) -> None:
         """Forget all batches."""
-        for t in (self.values, self.mean, self.squares):
-            t.zero_()
+        self.recent = []
+        if self.used:
+            for t in (self.values, self.mean, self.squares):
+                t.zero_()
+            self.used = False
+
+
+def counts(batches: Sequence[Batch], like: Tensor) -> Tensor:
+    """How many values count of each batch (B,)."""
+    numbers = [b.values for b in batches]
+    if all(isinstance(n, Tensor) for n in numbers):
+        values = torch.stack([torch.as_tensor(n) for n in numbers]).to(like.dtype)
+    else:
+        values = torch.tensor(numbers, dtype=like.dtype, device=like.device)
+    return values * torch.stack([b.counted for b in batches])
 
 
 class Moments(NamedTuple):
@@ -124,13 +169,22 @@ class Deferral:
     def _collected(self, layers: Sequence[Layer]) -> Moments:
         """What the layers have pooled; their pools are empty then."""
         pools = [self.pool_of(layer) for layer in layers]
-        values = torch.cat([pool.values for pool in pools])
-        of_layer = self._of_layer([len(pool.mean) for pool in pools], values.device)
-        squares = torch.cat([pool.squares for pool in pools])
-        mean = torch.cat([pool.mean for pool in pools])
+        of_layer = self._of_layer([len(pool.mean) for pool in pools], pools[0].mean.device)
+        if any(pool.used or len(pool.recent) != 1 for pool in pools):
+            for pool in pools:
+                pool.merge()
+            values = torch.cat([pool.values for pool in pools])
+            mean = torch.cat([pool.mean for pool in pools])
+            squares = torch.cat([pool.squares for pool in pools])
+            var = squares / values.clamp(min=1)[of_layer]
+        else:  # one forward of each layer: nothing to pool
+            batches = [pool.recent[0] for pool in pools]
+            values = counts(batches, pools[0].values)
+            mean = torch.cat([b.mean for b in batches]).double()
+            var = torch.cat([b.var for b in batches]).double()
         for pool in pools:
             pool.clear()
-        return Moments(values, mean, squares / values.clamp(min=1)[of_layer], of_layer)
+        return Moments(values, mean, var, of_layer)
 
     def _of_layer(self, sizes: Sequence[int], device: torch.device) -> Tensor:
         key = (*sizes, str(device))
@@ -149,7 +203,7 @@ def move(layers: Sequence[Layer], moments: Moments) -> None:
     counted = values > 0
     with torch.no_grad():
         means, variances = [x.running_mean for x in layers], [x.running_var for x in layers]
-        old_mean, old_var = (torch.cat([t.double() for t in ts]) for ts in (means, variances))
+        old_mean, old_var = torch.cat(means).double(), torch.cat(variances).double()
         momentum = _of_channels([_momentum(layer, values) for layer in layers], of_layer)
         eps = _of_channels([layer.eps for layer in layers], of_layer)
         new_mean, new_var = moved(mean, var, old_mean, old_var, momentum, eps)
@@ -157,9 +211,9 @@ def move(layers: Sequence[Layer], moments: Moments) -> None:
         for buffers, old, new in ((means, old_mean, new_mean), (variances, old_var, new_var)):
             kept = torch.where(counted[of_layer], new, old)
             torch._foreach_copy_(buffers, list(kept.split(sizes)))  # type: ignore[attr-defined]
-        for layer, counts in zip(layers, counted.unbind(), strict=True):
+        for layer, one in zip(layers, counted.long().unbind(), strict=True):
             if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.add_(counts)
+                layer.num_batches_tracked.add_(one)
 
 
 def _momentum(layer: Layer, like: Tensor) -> float | Tensor:
