@@ -313,7 +313,7 @@ def read(path: Path) -> dict[Run, dict[str, Any]]:
 
 def table(runs: Sequence[Run], found: dict[Run, dict[str, Any]]) -> Table:
     """A row for each variant and number of ranks: means over seeds, in percent."""
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
     grid.add_column("ranks", no_wrap=True)
     grid.add_column("variant", no_wrap=True)
     for heading in ("accuracy", "train mode", "gap", "gain", "runs"):
@@ -404,7 +404,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of processes (2 4)")
     add("--variants", nargs="+", default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
-    add("--seeds", type=int, default=3, help="how many: 0, 1, ...; 1 gives no interval (3)")
+    add("--seeds", type=int, default=5, help="how many: 0, 1, ...; 1 gives no interval (5)")
     add("--steps", type=int, default=600, help="gradient steps a run (600)")
     add("--batch", type=int, default=8, help="examples of each rank in a step (8)")
     add("--lr", type=float, default=0.1, help="learning rate at the start (0.1)")

@@ -361,6 +361,7 @@ def work(rank: int, given: Soak, folder: Path, told: Any) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
+    gc.freeze()  # what was imported is not looked through for each sample of memory
     trainer = Trainer(rank, scenario, steps, seed, folder)
     plan = random.Random(f"{seed} {scenario}")
     samples = []
