@@ -287,6 +287,7 @@ def complete(runs: Sequence[Run], keep: Callable[[Run, dict[str, Any]], None]) -
             finally:
                 for process in processes:
                     process.terminate()
+                    process.join()
 
 
 def read(path: Path) -> dict[Run, dict[str, Any]]:

@@ -211,7 +211,9 @@ class Trainer:
         """Go on with this model, and with an optimizer and a scaler of this state."""
         self.model = model
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-        self.scaler = torch.amp.GradScaler("cpu", growth_interval=50, enabled=self.amp)
+        # one step in ten overflows: at the usual growth after 2,000 clean ones, the scale would
+        # fall to 0 for good
+        self.scaler = torch.amp.GradScaler("cpu", growth_interval=5, enabled=self.amp)
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -403,6 +405,9 @@ def summary(trainer: Trainer, samples: Sequence[tuple[float, int, int]]) -> dict
     grown = statistics.median(resident[-3:]) - statistics.median(resident[:3])
     if grown > GROWTH:
         raise SoakError(f"Memory grew by {grown:.1f} MiB, more than {GROWTH}: {resident}.")
+    scale = trainer.scaler.get_scale()
+    if not 0 < scale < math.inf:
+        raise SoakError(f"The scale of the gradients is {scale} at the end: training has stopped.")
     tenth = math.ceil(len(trainer.losses) / 10)
     buffers = [t.numpy().tobytes() for t in trainer.model.buffers()]
     return {
@@ -414,7 +419,7 @@ def summary(trainer: Trainer, samples: Sequence[tuple[float, int, int]]) -> dict
         "mib_grown": round(grown, 2),
         "loss_first": statistics.fmean(trainer.losses[:tenth]),
         "loss_last": statistics.fmean(trainer.losses[-tenth:]),
-        "scale": trainer.scaler.get_scale(),
+        "scale": scale,
         "checksum": f"{zlib.crc32(b''.join(buffers)):08x}",
     }
 
@@ -444,6 +449,7 @@ def soak(given: Soak, show: Callable[[int], None]) -> list[dict[str, Any]]:
         finally:
             for process in processes:
                 process.terminate()
+                process.join()
     return [figures[rank] for rank in range(RANKS)]
 
 
