@@ -1,15 +1,18 @@
 """Processes that die, differ, overflow, raise or are set up wrongly."""
 
 import copy
+import functools
 import io
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import renorm
 from renorm import limits
@@ -540,3 +543,167 @@ def test_a_layer_of_the_default_group_is_written_to_a_file() -> None:
     assert loaded[1].sync == "running"
     loaded(rows(0, 1))
     assert int(settle(loaded)[1].num_batches_tracked) == 2
+
+
+# statistics that must not be lost, moved twice or spoiled
+
+
+def wrapped_with_one_reader(rank: int, group: Any, reader: int, how: str) -> list[Tensor]:
+    model = sharing("running", group)
+    wrapped = DistributedDataParallel(model, process_group=group)
+    for step in range(4):
+        train(wrapped, rows(rank, step))
+        if rank == reader and how == "a checkpoint":
+            model.state_dict()
+        elif rank == reader:
+            model.eval()(rows(7))
+            model.train()
+    return buffers(settle(model))
+
+
+@pytest.mark.parametrize("how", ["a checkpoint", "an evaluation"])
+@pytest.mark.parametrize("reader", [0, 1])
+def test_buffers_that_ddp_broadcasts_may_be_read_by_one_process(
+    ranks: Ranks, reader: int, how: str
+) -> None:
+    exact = ranks.run(wrapped_with_one_reader, -1, how)
+    for statistics in ranks.run(wrapped_with_one_reader, reader, how):
+        assert int(statistics[2]) == 4
+        assert equal(statistics, exact[0])
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def steps_after_an_interrupt(rank: int, group: Any) -> int:
+    model = sharing("running", group)
+    hook = model[2].register_forward_pre_hook(interrupted)
+    with suppress(KeyboardInterrupt):
+        model(rows(rank))
+    hook.remove()
+    for step in range(3):
+        train(model, rows(rank, step))
+    return int(settle(model)[1].num_batches_tracked)
+
+
+def test_statistics_go_on_after_a_forward_that_was_interrupted(ranks: Ranks) -> None:
+    first, second = ranks.run(steps_after_an_interrupt)
+    assert first == second
+    assert first >= 3
+
+
+def accumulated_with_a_failure(rank: int, group: Any, failing: int) -> list[Tensor]:
+    model = sharing("running", group)
+    for step in range(4):
+        with suppress(ZeroDivisionError), renorm.accumulate(model):
+            train(model, rows(rank, step))
+            if rank >= failing and step == 1:
+                raise ZeroDivisionError
+    return buffers(settle(model))
+
+
+@pytest.mark.parametrize(("failing", "steps"), [(0, 3), (1, 4)])
+def test_training_goes_on_after_an_accumulation_that_raised(failing: int, steps: int) -> None:
+    first, second = live(accumulated_with_a_failure, None, failing, timeout=2)
+    assert first.error == second.error == ""
+    assert equal(first.value, second.value)
+    assert int(first.value[2]) == steps
+
+
+def far_apart(rank: int, dtype: torch.dtype) -> Tensor:
+    """Rows about 0, or rows that are all the same and whose square is beyond the dtype."""
+    far = torch.finfo(dtype).max ** 0.6
+    return torch.full((4, 4), far, dtype=dtype) if rank else torch.randn(4, 4, dtype=dtype)
+
+
+def step_far_apart(rank: int, group: Any, dtype: torch.dtype) -> list[Tensor]:
+    layer = sync_running(BatchRenorm(4, momentum=0.1).to(dtype), group)
+    layer(far_apart(rank, dtype))
+    return buffers(settle(layer))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_joint_variance_beyond_the_dtype_moves_nothing(ranks: Ranks, dtype: torch.dtype) -> None:
+    for mean, var, steps in ranks.run(step_far_apart, dtype):
+        assert mean.isfinite().all()
+        assert var.isfinite().all()
+        assert int(steps) in (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pooled_variance_beyond_the_dtype_moves_nothing(dtype: torch.dtype) -> None:
+    layer = BatchRenorm(4, momentum=0.1).to(dtype)
+    with renorm.accumulate(layer):
+        for rank in range(2):
+            layer(far_apart(rank, dtype))
+    assert all(b.isfinite().all() for b in layer.buffers())
+
+
+def test_a_copy_made_within_accumulate_trains() -> None:
+    model = sharing("running")
+    with renorm.accumulate(model):
+        model(rows(0))
+        double = copy.deepcopy(model)
+    double(rows(1))
+    assert int(settle(double)[1].num_batches_tracked) == 1
+    assert int(model[1].num_batches_tracked) == 1
+
+
+def within() -> Callable[..., tuple[float, float]]:
+    def bounds(step: int, d_max: float) -> tuple[float, float]:
+        return 1.5, d_max
+
+    return bounds
+
+
+def partial_limits(rank: int) -> dict[str, Any]:
+    functions = [within(), within()]  # of which each process takes another, as memory may have it
+    return {"limits": functools.partial(functions[rank], d_max=0.4)}
+
+
+@pytest.mark.parametrize("sync", MODES)
+def test_limits_of_a_partial_function_are_the_same_everywhere(sync: str) -> None:
+    for end in live(first_steps, None, sync, partial_limits):
+        assert end.value[0] == ["fine", "fine"]
+
+
+def saved_after_a_death(rank: int) -> tuple[list[str], bool]:
+    model = sharing("running")
+    train(model, rows(rank))
+    before = buffers(settle(model))
+    if rank == 1:
+        die()
+    failed = outcome(lambda: [train(model, rows(rank, step)) for step in (1, 2)])
+    return [failed, outcome(model.state_dict)], equal(buffers(model), before)
+
+
+def test_a_survivor_can_save_its_statistics() -> None:
+    (failed, saved), unchanged = live(saved_after_a_death, timeout=2)[0].value
+    assert failed.startswith("CollectiveError")
+    assert saved == "fine"
+    assert unchanged
+
+
+def loaded_by_one(rank: int, group: Any) -> tuple[str, list[Tensor]]:
+    model = sharing("running", group)
+    train(model, rows(rank))
+    settle(model)
+    if rank == 1:
+        model[1].load_state_dict(BatchRenorm(4).state_dict())
+    message = outcome(lambda: [train(model, rows(rank, step)) for step in (1, 2)])
+    return message, buffers(settle(model))
+
+
+def test_statistics_that_one_process_alone_loads_do_not_drift_apart(ranks: Ranks) -> None:
+    (first, statistics), (second, others) = ranks.run(loaded_by_one)
+    refused = first.startswith("ArgumentError") and second.startswith("ArgumentError")
+    assert refused or equal(statistics, others)
+
+
+def test_layers_that_wait_for_their_first_input_are_shared() -> None:
+    model = sequential(nn.LazyLinear(4), renorm.LazyBatchRenorm1d())
+    sync_running(model)
+    for step in range(2):
+        model(rows(0, step))
+    assert int(settle(model)[1].num_batches_tracked) == 2

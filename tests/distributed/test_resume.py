@@ -23,6 +23,7 @@ RUNS = {
     "running": Run(sync="running", world=2, adam=True),
     "running, micro-batches": Run(sync="running", world=2, micro_batches=2),
     "batch": Run(sync="batch", world=2),
+    "running, wrapped later": Run(sync="running", world=2, adam=True, wrapped_later=True),
 }
 KILLS = 10
 
