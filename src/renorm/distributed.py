@@ -6,7 +6,10 @@ pull every process towards these statistics, each normalizes as if it knew the o
 but for one step. Layers with ``sync="batch"`` know them at once, and wait for them twice a layer.
 """
 
+import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -14,11 +17,10 @@ from torch import Tensor, nn
 
 from renorm import collectives
 from renorm.collectives import Group, Held, Pending
-from renorm.errors import ArgumentError
-from renorm.nn import BatchRenorm
-from renorm.nn.deferral import Deferral, Moments, move
+from renorm.errors import ArgumentError, RenormError
+from renorm.nn import BatchRenorm, sharing
+from renorm.nn.deferral import Deferral, Moments, Standing, is_ready, moved_by, standing, write
 from renorm.nn.recomputation import in_backward
-from renorm.nn.sharing import described
 
 __all__ = ["settle", "sync_running", "unsync_running"]
 
@@ -109,18 +111,50 @@ def unsync_running(model: M) -> M:
 
 
 def settle(model: M) -> M:
-    """Have the exchanges under way arrive: for reading buffers oneself between two steps.
+    """Have the exchanges under way arrive: for who reads or writes buffers by hand between steps.
 
-    Everything of this package and of torch.nn that reads statistics does so by itself.
+    Forwards, state_dict, load_state_dict, copies and this package's functions do so themselves;
+    ``AveragedModel.update_parameters`` reads buffers by hand.
     """
     for layer in _exchanged(model):
-        layer._deferral.settle()
+        layer._deferral.conclude()
     return model
 
 
 def _exchanged(model: nn.Module) -> list[Any]:
     layers: list[Any] = [m for m in model.modules() if isinstance(m, BatchRenorm)]
     return [layer for layer in layers if isinstance(layer._deferral, Exchange)]
+
+
+@dataclass
+class _Sent:
+    """An exchange under way, and what it is to be added to.
+
+    What it leads to depends on nothing that happens meanwhile, and can be written again: processes
+    may read their statistics at different times, and DistributedDataParallel then gives those of
+    one that has not to one that has. Statistics that somebody else has changed are left alone.
+    """
+
+    layers: Sequence[Any]
+    of_layer: Tensor
+    before: Standing
+    sums: Pending
+    after: Standing | None = None
+
+    def write(self) -> None:
+        """Have the sums arrive in the statistics."""
+        if self.after is None:
+            channels = len(self.of_layer)
+            sums = self.sums.wait().split([len(self.layers), channels, channels])
+            values, first, second = sums
+            n = values.clamp(min=1)[self.of_layer]
+            mean = first / n
+            var = (second / n - mean.square()).clamp(min=0)
+            moments = Moments(values, mean, var, self.of_layer)
+            self.after = moved_by(self.layers, self.before, moments)
+        now, before, after = standing(self.layers), self.before, self.after
+        new = (torch.where(n == b, a, n) for n, b, a in zip(now, before, after, strict=True))
+        write(self.layers, Standing(*new))
 
 
 class Exchange(Deferral):
@@ -133,9 +167,9 @@ class Exchange(Deferral):
         self.root = root
         self._names = list(layers)
         self._held = None if group is None else Held(group)
-        self._inside = 0  # forwards of the root that have begun
-        self._agreed = False
-        self._pending: list[tuple[Sequence[Any], Tensor, Pending]] = []
+        self._inside = False  # a forward of the root
+        self._steps = 0
+        self._sent: list[_Sent] = []
         for layer in self.layers:
             layer.sync, layer.process_group = "running", group
         self._handles = [
@@ -148,7 +182,7 @@ class Exchange(Deferral):
         if not self._inside and not self.depth and not in_backward():
             raise ArgumentError(
                 f"A {type(layer).__name__} of {type(self.root).__name__} is trained outside of the "
-                f"forward of that module, after which its statistics are exchanged. Call "
+                "forward of that module, after which its statistics are exchanged. Call "
                 "sync_running on the module that you call, or make the step inside "
                 "renorm.accumulate(model)."
             )
@@ -158,33 +192,51 @@ class Exchange(Deferral):
         if group is None:
             super().advance()
             return
-        if not self._agreed:
-            self._agree(group)
+        if self._steps % sharing.AGREE_EVERY == 0:
+            collectives.agree(self._described(), group)
+        self._steps += 1
         for layers in self._by_device():
+            before = standing(layers)
             values, mean, var, of_layer = self._collected(layers)
             n = values[of_layer]
-            sums = torch.cat([values, n * mean, n * (var + mean.square())])
-            self._pending.append((layers, of_layer, Pending(sums, group)))
+            sums = Pending(torch.cat([values, n * mean, n * (var + mean.square())]), group)
+            self._sent.append(_Sent(layers, of_layer, before, sums))
+
+    def abandon(self) -> None:
+        super().abandon()
+        with suppress(RenormError):  # what ended the accumulation is told, not what follows from it
+            self.advance()  # the others may have ended it well, and wait
 
     def settle(self) -> None:
-        pending, self._pending = self._pending, []
-        for layers, of_layer, exchange in pending:
-            channels = len(of_layer)
-            values, first, second = exchange.wait().split([len(layers), channels, channels])
-            n = values.clamp(min=1)[of_layer]
-            mean = first / n
-            var = (second / n - mean.square()).clamp(min=0)
-            move(layers, Moments(values, mean, var, of_layer))
+        if any(sent.after is None for sent in self._sent):
+            self._write()
 
-    def __getstate__(self) -> dict[str, Any]:
-        self.settle()  # what is under way belongs to this process and these layers
-        return self.__dict__
+    def conclude(self) -> None:
+        self.settle()
+        self._sent = []
 
     def release(self, layer: Any) -> None:
         super().release(layer)
         if not self.layers:
             for handle in self._handles:
                 handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is under way belongs to this process and these layers
+        return {**self.__dict__, "_sent": [], "_inside": False, "depth": 0}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Exchange | None":
+        if id(self.root) not in memo:  # a layer is copied by itself, and exchanges nothing
+            return None
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return made
+
+    def _write(self) -> None:
+        sent, self._sent = self._sent, []
+        for each in sent:
+            each.write()
+        self._sent = sent  # unless one has failed
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         _eagerly(self._begin_forward)
@@ -193,24 +245,29 @@ class Exchange(Deferral):
         _eagerly(self._end_forward)
 
     def _begin_forward(self) -> None:
-        self._inside += 1
-        self.settle()
+        self._inside = False
+        self._write()
+        if self._tracks():  # all processes come by here: none reads older ones any more
+            self._sent = []
         for layer in self.layers:
-            self.pool_of(layer)
+            if is_ready(layer):
+                self.pool_of(layer)
+        self._inside = True
 
     def _end_forward(self) -> None:
-        self._inside = max(0, self._inside - 1)
-        tracks = any(layer.training and layer.track_running_stats for layer in self.layers)
-        if tracks and not (self._inside or self.depth or in_backward()):
+        began, self._inside = self._inside, False
+        if began and self._tracks() and not self.depth and not in_backward():
             self.advance()
 
-    def _agree(self, group: Group) -> None:
-        """Refuse layers that are not the same in all processes."""
+    def _tracks(self) -> bool:
+        return any(layer.training and layer.track_running_stats for layer in self.layers)
+
+    def _described(self) -> dict[str, str]:
         settings = {"the number of layers": str(len(self.layers))}
         for name, layer in zip(self._names, self.layers, strict=True):
-            settings |= {f"{what} of {name!r}": value for what, value in described(layer).items()}
-        collectives.agree(settings, group)
-        self._agreed = True
+            words = sharing.described(layer)
+            settings |= {f"{what} of {name!r}": value for what, value in words.items()}
+        return settings
 
 
 def _eagerly(work: Callable[[], None]) -> None:

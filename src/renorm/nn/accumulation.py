@@ -1,7 +1,7 @@
 """Several micro-batches, one step of the statistics."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
@@ -56,17 +56,10 @@ def accumulate(model: nn.Module) -> Iterator[None]:
             "accumulate. Convert its batch norm layers first: renorm.convert(model)."
         )
     own = Deferral([m for m in layers if m._deferral is None and m.running_mean is not None])
-    deferrals = list(dict.fromkeys(m._deferral for m in layers if m._deferral is not None))
-    for deferral in deferrals:
-        deferral.begin()
-    completed = False
-    try:
+    with ExitStack() as contexts:
+        for layer in own.layers:
+            contexts.callback(own.release, layer)
+        for deferral in dict.fromkeys(m._deferral for m in layers):
+            if deferral is not None:
+                contexts.enter_context(deferral.accumulation())
         yield
-        completed = True
-    finally:
-        try:
-            for deferral in deferrals:
-                deferral.end(completed)
-        finally:
-            for layer in list(own.layers):
-                own.release(layer)

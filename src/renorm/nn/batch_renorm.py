@@ -69,7 +69,7 @@ class BatchRenorm(_BatchNorm):
     kernel: str | None
     sync: sharing.Sync
     frozen: bool
-    _agreed: bool  # the processes of the group have been found to be set up alike
+    _joint_forwards: int  # with statistics of the batches of all processes
     _memory: Memory
     _held_group: collectives.Held | None
     _deferral: Deferral | None
@@ -137,7 +137,7 @@ class BatchRenorm(_BatchNorm):
         self.process_group = process_group
         self.frozen = False
         self._leave_deferral()
-        self._agreed = False
+        self._joint_forwards = 0
         self._memory = Memory()
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -166,15 +166,18 @@ class BatchRenorm(_BatchNorm):
             return y if not relu else y.relu() if torch.compiler.is_compiling() else y.relu_()
         return self._by_batch_statistics(x, mask, residual, relu)
 
-    def _settle(self) -> None:
-        """Have the statistics that processes are exchanging arrive, before they are read."""
+    def _settle(self, changes: bool = False) -> None:
+        """Have the statistics that processes are exchanging arrive, before they are read.
+
+        If they are also to be changed, nothing of that exchange comes after this.
+        """
         deferral = vars(self).get("_deferral")
         if deferral is not None:
-            deferral.settle()
+            deferral.conclude() if changes else deferral.settle()
 
     def _leave_deferral(self) -> None:
         """Update the statistics in each forward, as by default."""
-        self._settle()
+        self._settle(changes=True)
         deferral = vars(self).get("_deferral")
         if deferral is not None:
             deferral.release(self)
@@ -182,7 +185,7 @@ class BatchRenorm(_BatchNorm):
 
     def reset_running_stats(self) -> None:
         """Set the statistics to (0, 1) and their count to 0, as a new layer has them."""
-        self._settle()
+        self._settle(changes=True)
         super().reset_running_stats()
 
     def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
@@ -190,16 +193,16 @@ class BatchRenorm(_BatchNorm):
         super()._save_to_state_dict(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self._settle()
+        self._settle(changes=True)
         super()._load_from_state_dict(*args, **options)
 
     def _apply(self, *args: Any, **options: Any) -> Any:
-        self._settle()
+        self._settle(changes=True)
         return super()._apply(*args, **options)
 
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
-        self._settle()
+        self._settle(changes=True)
         count = self.num_batches_tracked
         if count is not None:
             with torch.inference_mode(count.is_inference()):  # else such a tensor is read-only
@@ -353,9 +356,10 @@ class BatchRenorm(_BatchNorm):
         group = None
         if self.sync == "batch" and self.training:
             group = collectives.resolved(self.process_group)
-            if group is not None and not self._agreed and not torch.compiler.is_compiling():
-                collectives.agree(sharing.described(self), group)
-                self._agreed = True
+            if group is not None and not torch.compiler.is_compiling():
+                if self._joint_forwards % sharing.AGREE_EVERY == 0:
+                    collectives.agree(sharing.described(self), group)
+                self._joint_forwards += 1
         if deferral is None or not tracks or self.running_mean is None:
             return group, None
         return group, deferral.pool_of(self)
@@ -456,10 +460,10 @@ class BatchRenorm(_BatchNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         self._settle()
-        deferral, pool = self._deferral, self._pool
+        deferral = self._deferral
         if deferral is not None and not deferral.outlives_copy:
-            deferral = pool = None
-        return {**self.__dict__, "_memory": Memory(), "_deferral": deferral, "_pool": pool}
+            deferral = None
+        return {**self.__dict__, "_memory": Memory(), "_deferral": deferral, "_pool": None}
 
 
 def _has_ramps_in_kernel(counter: Tensor | int) -> bool:

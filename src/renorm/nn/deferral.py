@@ -5,7 +5,8 @@ layer pools are exact moments, so however a batch was split, and in however many
 lies, the update is that of the whole batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -102,6 +103,14 @@ class Moments(NamedTuple):
     of_layer: Tensor  # (sum of C,), which layer a channel is of
 
 
+class Standing(NamedTuple):
+    """The running statistics of several layers, one after the other, in float64."""
+
+    mean: Tensor  # (sum of C,)
+    var: Tensor  # (sum of C,)
+    steps: Tensor  # (L,) int64
+
+
 class Deferral:
     """The put-off updates of some layers.
 
@@ -118,6 +127,23 @@ class Deferral:
         for layer in self.layers:
             layer._deferral = self
 
+    @contextmanager
+    def accumulation(self) -> Iterator[None]:
+        """Pool all forwards inside; the outermost context makes one update of them, if all is well.
+
+        After an exception of the outermost there is none; inner ones leave what was pooled.
+        """
+        self.conclude()
+        self.depth += 1
+        completed = False
+        try:
+            yield
+            completed = True
+        finally:
+            self.depth -= 1
+            if self.depth == 0:
+                self.advance() if completed else self.abandon()
+
     def pool_of(self, layer: Layer) -> Pool:
         """Where this layer pools; made anew when the layer has moved to another device."""
         pool, mean = layer._pool, layer.running_mean
@@ -125,29 +151,21 @@ class Deferral:
             pool = layer._pool = Pool(mean)
         return pool
 
-    def begin(self) -> None:
-        """Pool the forwards from here on; may be called several times."""
-        self.settle()
-        self.depth += 1
-
-    def end(self, completed: bool) -> None:
-        """Undo one ``begin``; the last one updates the statistics, or if it failed forgets."""
-        self.depth -= 1
-        if self.depth == 0:
-            self.advance() if completed else self.discard()
-
     def meet(self, layer: Layer) -> None:
         """A training forward of the layer begins."""
 
     def settle(self) -> None:
         """Have everything that was sent off arrive in the statistics."""
 
+    def conclude(self) -> None:
+        """Settle, and have nothing to do with these statistics any more: they may be changed."""
+
     def advance(self) -> None:
         """Update the statistics by what was pooled, one step of each layer that saw a batch."""
         for layers in self._by_device():
-            move(layers, self._collected(layers))
+            write(layers, moved_by(layers, standing(layers), self._collected(layers)))
 
-    def discard(self) -> None:
+    def abandon(self) -> None:
         """Forget what was pooled."""
         for layer in self.layers:
             if layer._pool is not None:
@@ -161,9 +179,8 @@ class Deferral:
     def _by_device(self) -> list[list[Layer]]:
         found: dict[torch.device, list[Layer]] = {}
         for layer in self.layers:
-            mean = layer.running_mean
-            if mean is not None and not isinstance(mean, UninitializedBuffer):
-                found.setdefault(mean.device, []).append(layer)
+            if is_ready(layer):
+                found.setdefault(layer.running_mean.device, []).append(layer)
         return list(found.values())
 
     def _collected(self, layers: Sequence[Layer]) -> Moments:
@@ -194,35 +211,65 @@ class Deferral:
         return self._indices[key]
 
 
-def move(layers: Sequence[Layer], moments: Moments) -> None:
-    """One step of the running statistics of all layers towards these moments.
+def is_ready(layer: Layer) -> bool:
+    """Whether the layer has running statistics, and has them now: a lazy one waits for input."""
+    mean = layer.running_mean
+    return mean is not None and not isinstance(mean, UninitializedBuffer)
 
-    A layer without any value stays as it is, its step count too.
+
+def standing(layers: Sequence[Layer]) -> Standing:
+    """A copy of the running statistics as they are."""
+    mean = torch.cat([layer.running_mean for layer in layers]).double()
+    var = torch.cat([layer.running_var for layer in layers]).double()
+    zero = mean.new_zeros((), dtype=torch.int64)
+    steps = [layer.num_batches_tracked for layer in layers]
+    return Standing(mean, var, torch.stack([zero if n is None else n for n in steps]))
+
+
+def moved_by(layers: Sequence[Layer], before: Standing, moments: Moments) -> Standing:
+    """One step of the running statistics towards these moments.
+
+    A layer without any value stays as it is, its step count too, and so does one whose statistics
+    would not be finite in their dtype: batches may be, and their joint variance not.
     """
     values, mean, var, of_layer = moments
-    counted = values > 0
     with torch.no_grad():
-        means, variances = [x.running_mean for x in layers], [x.running_var for x in layers]
-        old_mean, old_var = torch.cat(means).double(), torch.cat(variances).double()
-        momentum = _of_channels([_momentum(layer, values) for layer in layers], of_layer)
+        momentum = [
+            1 / (n.double() + 1) if layer.momentum is None else layer.momentum
+            for layer, n in zip(layers, before.steps, strict=True)
+        ]
         eps = _of_channels([layer.eps for layer in layers], of_layer)
-        new_mean, new_var = moved(mean, var, old_mean, old_var, momentum, eps)
-        sizes = [len(t) for t in means]
-        for buffers, old, new in ((means, old_mean, new_mean), (variances, old_var, new_var)):
-            kept = torch.where(counted[of_layer], new, old)
-            torch._foreach_copy_(buffers, list(kept.split(sizes)))  # type: ignore[attr-defined]
-        for layer, one in zip(layers, counted.long().unbind(), strict=True):
+        new_mean, new_var = moved(
+            mean, var, before.mean, before.var, _of_channels(momentum, of_layer), eps
+        )
+        largest = [
+            min(torch.finfo(t.dtype).max for t in (layer.running_mean, layer.running_var))
+            for layer in layers
+        ]
+        size = torch.maximum(new_mean.abs(), new_var)
+        poisoned = ~(size <= _of_channels(largest, of_layer))  # NaN is not
+        times = torch.zeros_like(values).index_add_(0, of_layer, poisoned.double())
+        counted = (values > 0) & (times == 0)
+        return Standing(
+            torch.where(counted[of_layer], new_mean, before.mean),
+            torch.where(counted[of_layer], new_var, before.var),
+            before.steps + counted,
+        )
+
+
+def write(layers: Sequence[Layer], new: Standing) -> None:
+    """Put the statistics into the buffers."""
+    means, variances = [x.running_mean for x in layers], [x.running_var for x in layers]
+    sizes = [len(t) for t in means]
+    with torch.no_grad():
+        for buffers, values in ((means, new.mean), (variances, new.var)):
+            torch._foreach_copy_(buffers, list(values.split(sizes)))  # type: ignore[attr-defined]
+        for layer, n in zip(layers, new.steps.unbind(), strict=True):
             if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.add_(one)
+                layer.num_batches_tracked.copy_(n)
 
 
-def _momentum(layer: Layer, like: Tensor) -> float | Tensor:
-    if layer.momentum is None:  # the plain average over all steps so far
-        return 1 / (layer.num_batches_tracked.to(like) + 1)
-    return layer.momentum
-
-
-def _of_channels(settings: list[float | Tensor], of_layer: Tensor) -> float | Tensor:
+def _of_channels(settings: Sequence[float | Tensor], of_layer: Tensor) -> float | Tensor:
     """A setting of each layer for each of its channels; a number if it is the same for all."""
     first = settings[0]
     if not isinstance(first, Tensor) and all(s is first or s == first for s in settings):

@@ -10,9 +10,12 @@ from torch import Tensor
 from renorm import collectives
 from renorm.collectives import Group
 from renorm.errors import ArgumentError, ConversionError
+from renorm.limits import Limits
+from renorm.nn.deferral import is_ready
 
 Sync = Literal["batch", "running"] | None
 MODES = (None, "batch", "running")
+AGREE_EVERY = 100  # steps after which processes make sure again that they are set up alike
 
 
 def check_settings(sync: Any, process_group: Group, microbatch: int | None) -> None:
@@ -33,17 +36,28 @@ def check_settings(sync: Any, process_group: Group, microbatch: int | None) -> N
 
 def described(layer: Any) -> dict[str, str]:
     """Everything that processes must have alike, in words that can be compared."""
+    if not is_ready(layer):
+        return {"its first input": "has not come"}
     limits = layer.limits
-    words = str(limits) if type(limits).__repr__ is not object.__repr__ else type(limits).__name__
+    known = isinstance(limits, Limits)
     return {
         "the number of channels": str(layer.num_features),
         "eps": str(layer.eps),
         "momentum": str(layer.momentum),
-        "limits": getattr(limits, "__qualname__", words),
+        "limits": str(limits) if known else "a function",
+        "limits, exactly,": repr(limits) if known else _sampled(limits),
         "num_batches_tracked": _fingerprint(layer.num_batches_tracked),
         "running_mean": _fingerprint(layer.running_mean),
         "running_var": _fingerprint(layer.running_var),
     }
+
+
+def _sampled(limits: Any) -> str:
+    """A schedule in words that two processes have in common if theirs agree at all these steps."""
+    steps = [0, *(10**k for k in range(8)), *(3 * 10**k for k in range(8))]
+    # a schedule of the user's may take tensors alone, which is what the layer gives it
+    values = {step: limits(torch.tensor(step)) for step in sorted(steps)}
+    return ", ".join(f"{step}: ({float(r)}, {float(d)})" for step, (r, d) in values.items())
 
 
 def _fingerprint(t: Tensor | None) -> str:
