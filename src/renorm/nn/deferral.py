@@ -44,12 +44,12 @@ class Pool:
             self.mean = torch.zeros(running_mean.shape, **like)
             self.squares = torch.zeros(running_mean.shape, **like)  # about the mean
         self.recent: list[Batch] = []  # not in the tensors yet
-        self.used = False  # whether anything is in the tensors
+        self.used = False  # whether the tensors have ever held anything
 
     def add(self, batch: Batch) -> None:
         """Pool a batch."""
-        if torch.compiler.is_compiling():  # whose graphs would be made anew for each length
-            self._merge([batch])
+        if torch.compiler.is_compiling() or _is_captured(batch.mean):
+            self._merge([batch])  # a graph that is replayed appends nothing
             return
         self.recent.append(batch)
         if len(self.recent) == _RECENT:
@@ -81,7 +81,10 @@ class Pool:
         if self.used:
             for t in (self.values, self.mean, self.squares):
                 t.zero_()
-            self.used = False
+
+
+def _is_captured(t: Tensor) -> bool:
+    return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def counts(batches: Sequence[Batch], like: Tensor) -> Tensor:
