@@ -10,6 +10,8 @@ By default DistributedDataParallel broadcasts the running statistics of rank 0 b
 ``batch_norm`` and ``batch_renorm`` are left so: the model that is tested has the statistics of
 rank 0, which saw its own classes only. ``batch_norm_pooled`` shows how much of a loss is due to
 that alone: the same training, with the statistics of all ranks pooled at the end.
+``batch_renorm_apart`` is batch renorm without that broadcast, as under FSDP2: each rank corrects
+towards statistics of its own.
 
     python benchmarks/skewed_ranks.py --json skewed-ranks.jsonl   # a second call does missing runs
 """
@@ -69,20 +71,23 @@ class Variant:
         renorm: whether the layers are batch renorm; else nn.BatchNorm2d.
         sync: of batch renorm layers.
         joined: one process has the batches of all.
-        pooled: each rank keeps its own running statistics, and all are pooled at the end.
+        apart: each rank keeps its own running statistics.
+        pooled: those of all ranks are pooled at the end.
     """
 
     renorm: bool = False
     sync: Sync = None
     joined: bool = False
+    apart: bool = False
     pooled: bool = False
 
 
 VARIANTS = {
     "joined_batch_norm": Variant(joined=True),
     "batch_norm": Variant(),
-    "batch_norm_pooled": Variant(pooled=True),
+    "batch_norm_pooled": Variant(apart=True, pooled=True),
     "batch_renorm": Variant(renorm=True),
+    "batch_renorm_apart": Variant(renorm=True, apart=True),
     "sync_running": Variant(renorm=True, sync="running"),
     "sync_batch": Variant(renorm=True, sync="batch"),
 }
@@ -174,7 +179,7 @@ def train(run: Run, rank: int) -> dict[str, Any]:
     model = build(run)
     if variant.sync == "running":
         sync_running(model)
-    net = model if variant.joined else parallel(model, broadcasts=not variant.pooled)
+    net = model if variant.joined else parallel(model, broadcasts=not variant.apart)
     optimizer = torch.optim.SGD(model.parameters(), run.lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.steps)
     drawn = batches(task.train_labels, run, parts, ORDER_STREAM)

@@ -377,7 +377,7 @@ class BatchRenorm(_BatchNorm):
         values = outcome.values
         if values is None:
             x, mask = call.x, call.mask
-            values = x.numel() / x.shape[1] if mask is None else mask.sum(dtype=torch.float64)
+            values = x[:, :1].numel() if mask is None else mask.sum(dtype=torch.float64)
         pool.add(Batch(counted, values, new_mean, new_var))
 
     def _tensors(self) -> tuple[Reference | None, Tensor | None, Tensor | None]:
