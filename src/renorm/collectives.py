@@ -107,9 +107,11 @@ def agree(settings: Mapping[str, str], group: Group) -> None:
         dist.all_gather_object(everyone, dict(settings), group=group)
     names = {name: None for theirs in everyone for name in theirs}  # in order, once each
     for name in names:
-        values = [theirs.get(name, "absent") for theirs in everyone]
-        if len(set(values)) > 1:
-            listed = "; ".join(f"rank {rank}: {value}" for rank, value in enumerate(values))
+        first: dict[str, int] = {}  # rank that has a value
+        for rank, theirs in enumerate(everyone):
+            first.setdefault(theirs.get(name, "absent"), rank)
+        if len(first) > 1:
+            listed = "; ".join(f"rank {rank}: {value}" for value, rank in first.items())
             raise ArgumentError(
                 f"Processes that share statistics must have the same layers, settings and running "
                 f"statistics, but {name} differs ({listed}). Build the model alike everywhere and "

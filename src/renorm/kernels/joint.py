@@ -31,6 +31,16 @@ class _Statistics(NamedTuple):
     share: Tensor  # () of one value in mean and var: 1 / values, or 0 where these are constants
 
 
+class _Kept(NamedTuple):
+    """What a backward needs to know of its forward."""
+
+    x: Tensor
+    weight: Tensor | None
+    statistics: _Statistics
+    eps: float
+    group: Group
+
+
 def moments(call: Call, mean: Tensor, var: Tensor) -> Joint:
     """The joint moments, in the dtype of this process's ``mean`` and ``var``."""
     x, dtype = call.x, mean.dtype
@@ -94,10 +104,9 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *statistics = ctx.saved_tensors
+        kept = _Kept(x, weight, _Statistics(*statistics), *ctx.settings)
         work = _gradients if is_last_derivative(grads[0]) else _differentiable
-        eps, group = ctx.settings
-        needs = ctx.needs_input_grad[:3]
-        dx, dweight, dbias = work(grads[0], x, weight, _Statistics(*statistics), eps, group, needs)
+        dx, dweight, dbias = work(grads[0], kept, ctx.needs_input_grad[:3])
         if dweight is not None:
             dweight = dweight.to(weight.dtype)
         dbias = None if dbias is None else dbias.to(ctx.bias_dtype)
@@ -107,17 +116,9 @@ class _Normalize(torch.autograd.Function):
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def _gradients(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    statistics: _Statistics,
-    eps: float,
-    group: Group,
-    needs: Sequence[bool],
-) -> Gradients:
+def _gradients(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:
     """The gradients of x, weight and bias that are needed."""
-    mean, var, r, d, share = statistics
+    x, weight, (mean, var, r, d, share), eps, group = kept
     dw, db = _sums(dy, x, mean, var, eps)
     need_x, need_weight, need_bias = needs
     dx = None
@@ -146,17 +147,9 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple
     return dw, db
 
 
-def _differentiable(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    statistics: _Statistics,
-    eps: float,
-    group: Group,
-    needs: Sequence[bool],
-) -> Gradients:
+def _differentiable(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:
     """The same gradients by operations that can be differentiated again."""
-    mean, var, r, d, _ = statistics
+    x, weight, (mean, var, r, d, _), eps, group = kept
     need_x, need_weight, need_bias = needs
     call = Call(x, None, None, weight, None, 1.0, 0.0, 0.0, eps, group=group)
     renormalizes = r is not None
