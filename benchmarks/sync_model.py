@@ -14,7 +14,7 @@ sum's arithmetic, the start of a collective (on a GPU a kernel launch each, whic
 stragglers, and messages in each other's way. So these are lower bounds for a network of that alpha
 and beta, and alpha and beta are assumptions. What a step waits for is then
 
-    sync="batch"       sum over layers of  T(8 (2C + 1))  +  T(4 * 2C)      forward, backward
+    sync="batch"       sum over layers of  2 T(8 (2C + 1))      forward and backward
     sync="running"     max(0, T(8 (2 sum of C + L)) - time of the backward)
 
     python benchmarks/sync_model.py
@@ -70,10 +70,7 @@ def resnet50() -> list[int]:
 
 def batch(network: Network, channels: Sequence[int], workers: int) -> float:
     """Seconds that a step with ``sync="batch"`` waits: one sum forward, one backward a layer."""
-    return sum(
-        network.all_reduce(8 * (2 * c + 1), workers) + network.all_reduce(4 * 2 * c, workers)
-        for c in channels
-    )
+    return sum(2 * network.all_reduce(8 * (2 * c + 1), workers) for c in channels)
 
 
 def running(network: Network, channels: Sequence[int], workers: int) -> float:

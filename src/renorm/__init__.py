@@ -17,6 +17,7 @@ from renorm.conversion import fuse as fuse
 from renorm.conversion import to_batchnorm as to_batchnorm
 from renorm.conversion import unfuse as unfuse
 from renorm.errors import ArgumentError as ArgumentError
+from renorm.errors import CollectiveError as CollectiveError
 from renorm.errors import ConversionError as ConversionError
 from renorm.errors import RenormError as RenormError
 from renorm.inspection import summary as summary

@@ -59,25 +59,30 @@ def resolved(group: Group) -> Group:
     return dist.group.WORLD if group is None else group
 
 
-def total(t: Tensor, group: Group) -> Tensor:
-    """The sum of ``t`` over the group, bit for bit the same in each process; differentiable."""
-    return _Total.apply(t, group)
+def total(t: Tensor, group: Group, known: Tensor | None = None) -> Tensor:
+    """The sum of ``t`` over the group, bit for bit the same in each process; differentiable.
+
+    If it is ``known`` from before, nothing is exchanged until it is differentiated.
+    """
+    return _Total.apply(t, group, known)
 
 
 class _Total(torch.autograd.Function):
     """A sum that each process gets: the gradient of its terms is the sum of the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, t: Tensor, group: Group) -> Tensor:
+    def forward(ctx: Any, t: Tensor, group: Group, known: Tensor | None) -> Tensor:
         ctx.group = group
+        if known is not None:
+            return known.clone()
         t = t.clone(memory_format=torch.contiguous_format)
         with _explained(group):
             dist.all_reduce(t, group=group)
         return t
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return total(grads[0], ctx.group), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return total(grads[0], ctx.group), None, None
 
 
 class Pending:
@@ -125,6 +130,8 @@ def _explained(group: Group) -> Any:
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if torch._C._are_functorch_transforms_active():
+            raise  # torch has no rule for a sum over processes inside of one
         raise CollectiveError(
             f"Process {dist.get_rank()} could not exchange statistics with the others of its "
             f"group of {dist.get_world_size(group)}: one has died, is more than the group's "

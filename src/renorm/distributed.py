@@ -6,7 +6,7 @@ pull every process towards these statistics, each normalizes as if it knew the o
 but for one step. Layers with ``sync="batch"`` know them at once, and wait for them twice a layer.
 """
 
-import copy
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,18 @@ from renorm import collectives
 from renorm.collectives import Group, Held, Pending
 from renorm.errors import ArgumentError, RenormError
 from renorm.nn import BatchRenorm, sharing
-from renorm.nn.deferral import Deferral, Moments, Standing, is_ready, moved_by, standing, write
+from renorm.nn.deferral import (
+    Buffers,
+    Deferral,
+    Moments,
+    Rule,
+    Standing,
+    buffers_of,
+    is_ready,
+    moved_by,
+    standing,
+    write,
+)
 from renorm.nn.recomputation import in_backward
 
 __all__ = ["settle", "sync_running", "unsync_running"]
@@ -39,14 +50,14 @@ def sync_running(model: M, group: Group = None) -> M:
         running_mean += momentum * (mean - running_mean)
         sigma += momentum * (sqrt(var + eps) - sigma)
 
-    over the processes i that have a finite batch, so the statistics are equal everywhere, bit for
-    bit. Every process calls ``model`` equally often; empty and uneven batches are fine. Within
+    over the processes i that have a finite batch of more than one value, so the statistics are
+    equal everywhere, bit for bit. Every process calls ``model`` equally often; empty and uneven batches are fine. Within
     ``renorm.accumulate`` all forwards are exchanged at once, at the end. A layer of ``model`` is
-    not trained by itself, outside of its forward. At the first step the processes make sure
-    that layers, settings and statistics are alike.
+    not trained by itself, outside of its forward. At the first step, and every 100 steps, the
+    processes make sure that layers, settings and statistics are alike.
 
     DistributedDataParallel may wrap the model before or after, and may broadcast buffers: they are
-    the same in all processes. With FSDP2, call this before or after ``fully_shard``. Under
+    the same in all processes, so ``broadcast_buffers=False`` saves a wait. With FSDP2, call this before or after ``fully_shard``. Under
     torch.compile there is a graph break before and after the model's forward.
 
     Args:
@@ -78,8 +89,9 @@ def sync_running(model: M, group: Group = None) -> M:
             "Convert its batch norm layers first: renorm.convert(model, sync='running')."
         )
     refuse_taken(model)
-    unsync_running(model)
-    Exchange(model, layers, group)
+    for exchange in _exchanges_of(model):
+        exchange.disband()
+    Exchange(model, list(layers.values()), group)
     return model
 
 
@@ -99,31 +111,38 @@ def refuse_taken(model: nn.Module) -> None:
 def unsync_running(model: M) -> M:
     """Undo ``sync_running``: each process updates the statistics of these layers for itself.
 
+    Also for a copy of a part of a model, whose layers share nothing any more, but still should.
+
     >>> from renorm.nn import BatchRenorm1d
     >>> model = unsync_running(sync_running(nn.Sequential(BatchRenorm1d(4))))
     >>> model[0].sync is None
     True
     """
-    for layer in _exchanged(model):
-        layer._leave_deferral()
-        layer.sync = layer.process_group = None
+    for layer in model.modules():
+        if isinstance(layer, BatchRenorm) and layer.sync == "running":
+            layer._leave_deferral()
+            layer.sync = layer.process_group = None
     return model
 
 
 def settle(model: M) -> M:
     """Have the exchanges under way arrive: for who reads or writes buffers by hand between steps.
 
-    Forwards, state_dict, load_state_dict, copies and this package's functions do so themselves;
-    ``AveragedModel.update_parameters`` reads buffers by hand.
+    Forwards, state_dict, load_state_dict, copies and this package's functions do so themselves.
+    ``AveragedModel.update_parameters`` reads buffers by hand, and so does a compiled part of the
+    model that is called by itself.
     """
-    for layer in _exchanged(model):
-        layer._deferral.conclude()
+    layers = [m for m in model.modules() if isinstance(m, BatchRenorm)]
+    for deferral in dict.fromkeys(layer._deferral for layer in layers):
+        if deferral is not None:
+            deferral.conclude()
     return model
 
 
-def _exchanged(model: nn.Module) -> list[Any]:
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, BatchRenorm)]
-    return [layer for layer in layers if isinstance(layer._deferral, Exchange)]
+def _exchanges_of(root: nn.Module) -> list["Exchange"]:
+    """Those that begin where the forward of the root ends, whatever has become of their layers."""
+    owners = [getattr(hook, "__self__", None) for hook in root._forward_hooks.values()]
+    return [owner for owner in owners if isinstance(owner, Exchange)]
 
 
 @dataclass
@@ -135,8 +154,9 @@ class _Sent:
     one that has not to one that has. Statistics that somebody else has changed are left alone.
     """
 
-    layers: Sequence[Any]
+    buffers: Buffers
     of_layer: Tensor
+    rule: Rule
     before: Standing
     sums: Pending
     after: Standing | None = None
@@ -144,33 +164,33 @@ class _Sent:
     def write(self) -> None:
         """Have the sums arrive in the statistics."""
         if self.after is None:
-            channels = len(self.of_layer)
-            sums = self.sums.wait().split([len(self.layers), channels, channels])
-            values, first, second = sums
+            layers, channels = len(self.buffers.means), len(self.of_layer)
+            values, first, second = self.sums.wait().split([layers, channels, channels])
             n = values.clamp(min=1)[self.of_layer]
             mean = first / n
             var = (second / n - mean.square()).clamp(min=0)
             moments = Moments(values, mean, var, self.of_layer)
-            self.after = moved_by(self.layers, self.before, moments)
-        now, before, after = standing(self.layers), self.before, self.after
+            self.after = moved_by(self.rule, self.before, moments)
+        now, before, after = standing(self.buffers), self.before, self.after
         new = (torch.where(n == b, a, n) for n, b, a in zip(now, before, after, strict=True))
-        write(self.layers, Standing(*new))
+        write(self.buffers, Standing(*new))
 
 
 class Exchange(Deferral):
     """The put-off updates of a model's layers, by the moments of a group's processes."""
 
-    outlives_copy = True
-
-    def __init__(self, root: nn.Module, layers: dict[str, BatchRenorm], group: Group) -> None:
-        super().__init__(list(layers.values()))
+    def __init__(self, root: nn.Module, layers: Sequence[BatchRenorm], group: Group) -> None:
+        super().__init__()
         self.root = root
-        self._names = list(layers)
         self._held = None if group is None else Held(group)
+        self._error: BaseException | None = None  # that was being handled as the forward began
         self._inside = False  # a forward of the root
+        self._nested = 0  # forwards of the root inside that one
+        self._failed = False  # the exchange before this forward
         self._steps = 0
         self._sent: list[_Sent] = []
-        for layer in self.layers:
+        self.adopt(layers)
+        for layer in layers:
             layer.sync, layer.process_group = "running", group
         self._handles = [
             root.register_forward_pre_hook(self._enter),
@@ -196,16 +216,19 @@ class Exchange(Deferral):
             collectives.agree(self._described(), group)
         self._steps += 1
         for layers in self._by_device():
-            before = standing(layers)
-            values, mean, var, of_layer = self._collected(layers)
+            moments, buffers = self._collected(layers), buffers_of(layers)
+            before = standing(buffers)
+            rule = Rule.of(layers, before, moments)
+            values, mean, var, of_layer = moments
             n = values[of_layer]
             sums = Pending(torch.cat([values, n * mean, n * (var + mean.square())]), group)
-            self._sent.append(_Sent(layers, of_layer, before, sums))
+            self._sent.append(_Sent(buffers, of_layer, rule, before, sums))
 
-    def abandon(self) -> None:
-        super().abandon()
-        with suppress(RenormError):  # what ended the accumulation is told, not what follows from it
-            self.advance()  # the others may have ended it well, and wait
+    def abandon(self, error: BaseException) -> None:
+        super().abandon(error)
+        if isinstance(error, Exception):  # at Ctrl-C nobody waits for the others
+            with suppress(RenormError):  # what came first is told, not what follows from it
+                self.advance()  # the others may have got through, and wait
 
     def settle(self) -> None:
         if any(sent.after is None for sent in self._sent):
@@ -215,22 +238,29 @@ class Exchange(Deferral):
         self.settle()
         self._sent = []
 
+    def disband(self) -> None:
+        self.conclude()
+        super().disband()
+        self._unhook()
+
     def release(self, layer: Any) -> None:
         super().release(layer)
         if not self.layers:
-            for handle in self._handles:
-                handle.remove()
+            self._unhook()
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         # what is under way belongs to this process and these layers
-        return {**self.__dict__, "_sent": [], "_inside": False, "depth": 0}
+        fresh = {"_sent": [], "_inside": False, "_nested": 0, "_error": None, "depth": 0}
+        return {**self.__dict__, **fresh}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Exchange | None":
-        if id(self.root) not in memo:  # a layer is copied by itself, and exchanges nothing
-            return None
-        made = memo[id(self)] = type(self).__new__(type(self))
-        made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
-        return made
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for layer in self.layers:
+            layer._deferral = self
 
     def _write(self) -> None:
         sent, self._sent = self._sent, []
@@ -245,29 +275,57 @@ class Exchange(Deferral):
         _eagerly(self._end_forward)
 
     def _begin_forward(self) -> None:
-        self._inside = False
+        if self._inside and _runs_inside_itself(self.root):
+            self._nested += 1
+            return
+        interrupted, self._inside, self._nested = self._inside, False, 0
+        self._failed = True
+        if interrupted and not self.depth:  # Ctrl-C ends a forward without a call of the hook
+            self.forget_batches()
+            if self._tracks():
+                self.advance()  # the others have not been interrupted, or all have
         self._write()
         if self._tracks():  # all processes come by here: none reads older ones any more
             self._sent = []
         for layer in self.layers:
             if is_ready(layer):
                 self.pool_of(layer)
-        self._inside = True
+        self._inside, self._failed = True, False
+        self._error = sys.exc_info()[1]
 
     def _end_forward(self) -> None:
-        began, self._inside = self._inside, False
-        if began and self._tracks() and not self.depth and not in_backward():
-            self.advance()
+        if self._nested:
+            self._nested -= 1
+            return
+        self._inside = False
+        if self._failed or self.depth or in_backward() or not self._tracks():
+            self._failed = False
+            return
+        if sys.exc_info()[1] is not self._error:  # the forward raised
+            self.forget_batches()
+        self._error = None
+        self.advance()
 
     def _tracks(self) -> bool:
         return any(layer.training and layer.track_running_stats for layer in self.layers)
 
     def _described(self) -> dict[str, str]:
+        names = {module: name for name, module in self.root.named_modules()}
         settings = {"the number of layers": str(len(self.layers))}
-        for name, layer in zip(self._names, self.layers, strict=True):
-            words = sharing.described(layer)
+        for layer in self.layers:
+            words, name = sharing.described(layer), names.get(layer, "a layer that was taken out")
             settings |= {f"{what} of {name!r}": value for what, value in words.items()}
         return settings
+
+
+def _runs_inside_itself(module: nn.Module) -> bool:
+    """Whether the module is being called by its own forward: looked at where that is in doubt."""
+    calls, frame = 0, sys._getframe()
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is module:
+            calls += 1
+        frame = frame.f_back
+    return calls > 1
 
 
 def _eagerly(work: Callable[[], None]) -> None:

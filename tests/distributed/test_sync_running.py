@@ -120,9 +120,9 @@ def joint_calls(rank: int, group: Any) -> Any:
 
 
 def test_batch_mode_needs_one_collective_a_layer_and_pass(ranks: Ranks) -> None:
-    forward, backward = (8 * (2 * 4 + 1), True), (4 * 2 * 4, True)
+    each = (8 * (2 * 4 + 1), True)  # forward the moments, backward their gradients
     for calls in ranks.run(joint_calls):
-        assert calls == [forward, forward, backward, backward] * STEPS
+        assert calls == [each] * (2 * 2 * STEPS)
 
 
 def accumulated(rank: int, group: Any) -> Any:

@@ -27,7 +27,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     attributes = [(layer, layer.track_running_stats) for layer in norms]
     ours = [layer for layer in norms if isinstance(layer, BatchRenorm)]
     for layer in ours:
-        layer._settle(changes=True)
+        layer._settle()
     settings: list[tuple[BatchRenorm, Memory, Sync]]
     settings = [(layer, layer._memory, layer.sync) for layer in ours]
     buffers = [b for layer in norms for b in layer.buffers(recurse=False)]

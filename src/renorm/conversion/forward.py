@@ -109,6 +109,11 @@ def convert(
         BatchRenorm(1, device="meta", **_options_of(site.layer, options))
     if options.get("sync") == "running":
         refuse_taken(model)
+        if not any(site.layer.running_mean is not None for site in targets):
+            raise ArgumentError(
+                f"sync='running' shares running statistics, and none of the {len(targets)} layers "
+                "to convert has any. Give sync='batch', or track_running_stats=True to the layers."
+            )
     classes = {site: counterpart(site.layer) for site in targets}
     refused = {site: why for site, why in classes.items() if isinstance(why, str)}
     if refused:

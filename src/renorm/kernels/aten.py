@@ -101,7 +101,7 @@ class _Normalize(torch.autograd.Function):
         scale = _product(weight, r, mean.dtype)
         shift = _product(weight, d, mean.dtype) if d is not None else None
         if bias is not None:
-            shift = bias.to(mean.dtype) if shift is None else shift + bias
+            shift = bias.to(mean.dtype) if shift is None else shift + bias.to(mean.dtype)
         return torch.batch_norm(x, scale, shift, mean, var, False, 0.0, eps, False)
 
     @staticmethod
@@ -148,4 +148,4 @@ def gradients(
 def _product(weight: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if weight is None or factor is None:
         return factor if weight is None else weight.to(dtype)
-    return weight * factor
+    return (weight * factor).to(dtype)

@@ -35,6 +35,7 @@ class Call(NamedTuple):
     counter: Tensor | None = None  # () int64: updates of the running statistics so far
     in_place: bool = False
     group: Any = None  # process group whose examples are normalized together with these
+    sums: Tensor | None = None  # over the group, where they are known
 
     def bounds(self) -> tuple[float | Tensor, float | Tensor]:
         """``r_max`` and ``d_max``, ramps evaluated at the counter."""

@@ -135,7 +135,9 @@ def _measured(x: Tensor, mask: Tensor | None, call: Call) -> _Centred:
         mask = torch.ones_like(x[:, :, :1], dtype=torch.bool)
     part = _centred(x, mask)
     own_mean = (part.centre.double() + part.mean.double()).flatten()
-    values, mean, var = exchange.joint(part.values, own_mean, part.var.flatten(), call.group)
+    values, mean, var, _ = exchange.joint(
+        part.values, own_mean, part.var.flatten(), call.group, call.sums
+    )
     dtype, shape = part.mean.dtype, part.mean.shape
     return part._replace(
         mean=(mean.view(shape) - part.centre).to(dtype),

@@ -15,9 +15,12 @@ class Joint(NamedTuple):
     values: Tensor  # () per channel
     mean: Tensor  # (C,)
     var: Tensor  # (C,), biased
+    sums: Tensor  # (2 C + 1,) of which these were made
 
 
-def joint(values: Tensor, mean: Tensor, var: Tensor, group: Group) -> Joint:
+def joint(
+    values: Tensor, mean: Tensor, var: Tensor, group: Group, known: Tensor | None = None
+) -> Joint:
     """Pool the moments of this process's part with those of the others; differentiable.
 
     What is summed is ``(n, n * mean, n * (var + mean^2))``: raw moments need no centre that all
@@ -29,10 +32,34 @@ def joint(values: Tensor, mean: Tensor, var: Tensor, group: Group) -> Joint:
         mean: (C,), in float64 where rounding it matters.
         var: (C,), biased.
         group: whose processes all call this.
+        known: the sums, where this is done again.
     """
     n, m, v = values.double().view(()), mean.double(), var.double()
     sums = torch.cat([n.view(1), n * m, n * (v + m.square())])
-    count, first, second = collectives.total(sums, group).split([1, len(m), len(m)])
+    sums = collectives.total(sums, group, known)
+    count, first, second = sums.split([1, len(m), len(m)])
     divisor = count.clamp(min=1)
     pooled = first / divisor
-    return Joint(count[0], pooled, (second / divisor - pooled.square()).clamp(min=0))
+    return Joint(count[0], pooled, (second / divisor - pooled.square()).clamp(min=0), sums)
+
+
+def gradient_of_x(
+    values: Tensor, mean: Tensor, by_mean: Tensor, by_var: Tensor, group: Group
+) -> tuple[Tensor, Tensor]:
+    """What the loss of all processes gives x: ``slope * (x - mean) + constant``, both (C,).
+
+    What is summed is the gradient of ``joint``'s sums: a process that differentiates them by
+    autograd sends off the same.
+
+    Args:
+        values: () over all processes.
+        mean: (C,) over all processes.
+        by_mean: (C,), derivative of this process's loss by the joint mean.
+        by_var: (C,), by the joint variance.
+        group: whose processes all call this.
+    """
+    n, m, by_mean, by_var = (t.double() for t in (values.clamp(min=1), mean, by_mean, by_var))
+    none = torch.zeros_like(n).view(1)  # the number of values is no function of x
+    own = torch.cat([none, (by_mean - 2 * m * by_var) / n, by_var / n])
+    _, by_first, by_second = collectives.total(own, group).split([1, len(m), len(m)])
+    return 2 * by_second, by_first + 2 * m * by_second

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from renorm import collectives
 from renorm.collectives import Group
 from renorm.kernels import composite
 from renorm.kernels.algebra import correction, updated
 from renorm.kernels.call import Call, Outcome
-from renorm.kernels.exchange import Joint, joint
+from renorm.kernels.exchange import Joint, gradient_of_x, joint
 from renorm.kernels.layout import is_last_derivative
 
 
@@ -28,7 +27,9 @@ class _Statistics(NamedTuple):
     var: Tensor
     r: Tensor | None
     d: Tensor | None
-    share: Tensor  # () of one value in mean and var: 1 / values, or 0 where these are constants
+    values: Tensor  # () per channel, of all processes
+    known: Tensor  # () bool: whether mean and var are those of the batch
+    sums: Tensor  # (2 C + 1,) float64 over all processes
 
 
 class _Kept(NamedTuple):
@@ -44,18 +45,18 @@ class _Kept(NamedTuple):
 def moments(call: Call, mean: Tensor, var: Tensor) -> Joint:
     """The joint moments, in the dtype of this process's ``mean`` and ``var``."""
     x, dtype = call.x, mean.dtype
-    n = x.numel() // x.shape[1] if x.shape[1] else 0
-    values = torch.full((), n, dtype=torch.float64, device=x.device)
-    return Joint(*(t.to(dtype) for t in joint(values, mean, var, call.group)))
+    n = torch.full((), x[:, :1].numel(), dtype=torch.float64, device=x.device)
+    values, mean, var, sums = joint(n, mean, var, call.group)
+    return Joint(values.to(dtype), mean.to(dtype), var.to(dtype), sums)
 
 
 def run(call: Call, mean: Tensor, var: Tensor) -> Outcome:
     """Normalize x, whose own moments are given, by those of the joint batch; no mask."""
-    values, mean, var = moments(call, mean, var)
+    values, mean, var, sums = moments(call, mean, var)
     batch_mean = mean.unsqueeze(0)
-    share = 1 / values.clamp(min=1)
     if call.running_mean is None or call.running_var is None:
-        y = _normalized(call, _Statistics(mean, var, None, None, share))
+        known = torch.ones_like(values, dtype=torch.bool)
+        y = _normalized(call, _Statistics(mean, var, None, None, values, known, sums))
         return Outcome(y, batch_mean, None, None, None, values)
     running_mean = call.running_mean.detach().to(mean.dtype)
     running_var = call.running_var.detach().to(mean.dtype)
@@ -63,7 +64,7 @@ def run(call: Call, mean: Tensor, var: Tensor) -> Outcome:
     used_mean = torch.where(known, mean, running_mean)
     used_var = torch.where(known, var, running_var)
     r, d = correction(used_mean, used_var, running_mean, running_var, *call.bounds(), call.eps)
-    y = _normalized(call, _Statistics(used_mean, used_var, r, d, share * known))
+    y = _normalized(call, _Statistics(used_mean, used_var, r, d, values, known, sums))
     new_mean, new_var, finite = updated(
         mean, var, running_mean, running_var, call.momentum, call.eps
     )
@@ -90,15 +91,14 @@ class _Normalize(torch.autograd.Function):
         eps: float,
         group: Group,
     ) -> Tensor:
-        mean, var, r, d, _ = statistics
+        mean, var, r, d = statistics[:4]
         ctx.save_for_backward(x, weight, *statistics)
         ctx.settings = eps, group
         ctx.bias_dtype = None if bias is None else bias.dtype
-        scale = _product(weight, r)
-        shift = _product(weight, d) if d is not None else None
+        scale = _product(weight, r, mean.dtype)
+        shift = _product(weight, d, mean.dtype) if d is not None else None
         if bias is not None:
-            shift = bias.to(mean.dtype) if shift is None else shift + bias
-        scale = None if scale is None else scale.to(mean.dtype)
+            shift = bias.to(mean.dtype) if shift is None else shift + bias.to(mean.dtype)
         return torch.batch_norm(x, scale, shift, mean, var, False, 0.0, eps, False)
 
     @staticmethod
@@ -118,19 +118,20 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 def _gradients(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:
     """The gradients of x, weight and bias that are needed."""
-    x, weight, (mean, var, r, d, share), eps, group = kept
+    x, weight, (mean, var, r, d, values, known, _), eps, group = kept
     dw, db = _sums(dy, x, mean, var, eps)
     need_x, need_weight, need_bias = needs
     dx = None
     if need_x:
-        sum_w, sum_b = (collectives.total(torch.cat([dw, db]), group) * share).split(len(dw))
         invstd = (var + eps).rsqrt()
-        scale = _product(weight, r)
+        scale = _product(weight, r, mean.dtype)
         scale = invstd if scale is None else invstd * scale
-        shape = (-1, *[1] * (x.dim() - 2))
-        dx = (x - mean.view(shape)).mul_((-invstd * sum_w * scale).view(shape))
-        dx.add_((-sum_b * scale).view(shape))
-        dx = dx.addcmul_(dy.to(dx.dtype), scale.to(dx.dtype).view(shape)).to(x.dtype)
+        by_mean, by_var = -scale * db * known, -0.5 * invstd * scale * dw * known
+        slope, constant = gradient_of_x(values, mean, by_mean, by_var, group)
+        shape, dtype = (-1, *[1] * (x.dim() - 2)), mean.dtype
+        dx = (x - mean.view(shape)).mul_(slope.to(dtype).view(shape))
+        dx.add_(constant.to(dtype).view(shape))
+        dx = dx.addcmul_(dy.to(dx.dtype), scale.view(shape)).to(x.dtype)
     dweight = None
     if need_weight:
         dweight = dw if r is None or d is None else r * dw + d * db
@@ -149,9 +150,9 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple
 
 def _differentiable(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:
     """The same gradients by operations that can be differentiated again."""
-    x, weight, (mean, var, r, d, _), eps, group = kept
+    x, weight, (mean, var, r, d, _, _, sums), eps, group = kept
     need_x, need_weight, need_bias = needs
-    call = Call(x, None, None, weight, None, 1.0, 0.0, 0.0, eps, group=group)
+    call = Call(x, None, None, weight, None, 1.0, 0.0, 0.0, eps, group=group, sums=sums)
     renormalizes = r is not None
     if r is None or d is None:
         r, d = torch.ones_like(mean), torch.zeros_like(mean)
@@ -173,5 +174,7 @@ def _differentiable(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients
     )
 
 
-def _product(weight: Tensor | None, factor: Tensor | None) -> Tensor | None:
-    return weight if factor is None else factor if weight is None else weight * factor
+def _product(weight: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if weight is None or factor is None:
+        return factor if weight is None else weight.to(dtype)
+    return (weight * factor).to(dtype)

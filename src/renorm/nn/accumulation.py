@@ -26,8 +26,10 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     of the statistics.
 
     Contexts may be nested; the outermost takes the step. Where an exception ends it, nothing
-    moves. A state_dict saved inside has the statistics from before. With ``sync="running"`` the
-    exchange among processes also waits for the end: one for all micro-batches.
+    moves. A state_dict saved inside has the statistics from before; one loaded inside, or
+    ``reset_running_stats``, drops the micro-batches before it. A forward with one value a channel
+    has no spread and counts for nothing. With ``sync="running"`` the exchange among processes also
+    waits for the end: one for all micro-batches.
 
     Args:
         model: with at least one batch renorm layer.
@@ -55,10 +57,10 @@ def accumulate(model: nn.Module) -> Iterator[None]:
             f"{type(model).__name__} has no batch renorm layer, so there are no statistics to "
             "accumulate. Convert its batch norm layers first: renorm.convert(model)."
         )
-    own = Deferral([m for m in layers if m._deferral is None and m.running_mean is not None])
+    own = Deferral()
     with ExitStack() as contexts:
-        for layer in own.layers:
-            contexts.callback(own.release, layer)
+        contexts.callback(own.disband)
+        own.adopt([m for m in layers if m._deferral is None and m.running_mean is not None])
         for deferral in dict.fromkeys(m._deferral for m in layers):
             if deferral is not None:
                 contexts.enter_context(deferral.accumulation())

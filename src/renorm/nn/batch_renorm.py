@@ -72,8 +72,8 @@ class BatchRenorm(_BatchNorm):
     _joint_forwards: int  # with statistics of the batches of all processes
     _memory: Memory
     _held_group: collectives.Held | None
-    _deferral: Deferral | None
-    _pool: Pool | None
+    _deferral: Deferral | None = None
+    _pool: Pool | None = None
     _ranks: ClassVar[tuple[int, ...]] = ()
     qconfig = sharing.LostToSyncBatchNorm()
 
@@ -166,26 +166,27 @@ class BatchRenorm(_BatchNorm):
             return y if not relu else y.relu() if torch.compiler.is_compiling() else y.relu_()
         return self._by_batch_statistics(x, mask, residual, relu)
 
-    def _settle(self, changes: bool = False) -> None:
-        """Have the statistics that processes are exchanging arrive, before they are read.
+    def _settle(self) -> None:
+        """Have the statistics that processes are exchanging arrive, before they are read."""
+        if self._deferral is not None:
+            self._deferral.settle()
 
-        If they are also to be changed, nothing of that exchange comes after this.
-        """
-        deferral = vars(self).get("_deferral")
-        if deferral is not None:
-            deferral.conclude() if changes else deferral.settle()
+    def _replace_statistics(self) -> None:
+        """Have the statistics arrive, and nothing after, before others take their place."""
+        if self._deferral is not None:
+            self._deferral.conclude()
+        if self._pool is not None:
+            self._pool.clear()
 
     def _leave_deferral(self) -> None:
         """Update the statistics in each forward, as by default."""
-        self._settle(changes=True)
-        deferral = vars(self).get("_deferral")
-        if deferral is not None:
-            deferral.release(self)
-        self._deferral = self._pool = None
+        self._replace_statistics()
+        if self._deferral is not None:
+            self._deferral.release(self)
 
     def reset_running_stats(self) -> None:
         """Set the statistics to (0, 1) and their count to 0, as a new layer has them."""
-        self._settle(changes=True)
+        self._replace_statistics()
         super().reset_running_stats()
 
     def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
@@ -193,16 +194,16 @@ class BatchRenorm(_BatchNorm):
         super()._save_to_state_dict(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self._settle(changes=True)
+        self._replace_statistics()
         super()._load_from_state_dict(*args, **options)
 
     def _apply(self, *args: Any, **options: Any) -> Any:
-        self._settle(changes=True)
+        self._settle()
         return super()._apply(*args, **options)
 
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
-        self._settle(changes=True)
+        self._replace_statistics()
         count = self.num_batches_tracked
         if count is not None:
             with torch.inference_mode(count.is_inference()):  # else such a tensor is read-only
@@ -460,10 +461,10 @@ class BatchRenorm(_BatchNorm):
 
     def __getstate__(self) -> dict[str, Any]:
         self._settle()
-        deferral = self._deferral
-        if deferral is not None and not deferral.outlives_copy:
-            deferral = None
-        return {**self.__dict__, "_memory": Memory(), "_deferral": deferral, "_pool": None}
+        state = {**self.__dict__, "_memory": Memory()}
+        for name in ("_deferral", "_pool"):  # an exchange is copied with its root, and links anew
+            state.pop(name, None)
+        return state
 
 
 def _has_ramps_in_kernel(counter: Tensor | int) -> bool:

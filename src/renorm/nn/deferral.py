@@ -90,11 +90,17 @@ def _is_captured(t: Tensor) -> bool:
 def counts(batches: Sequence[Batch], like: Tensor) -> Tensor:
     """How many values count of each batch (B,)."""
     numbers = [b.values for b in batches]
-    if all(isinstance(n, Tensor) for n in numbers):
-        values = torch.stack([torch.as_tensor(n) for n in numbers]).to(like.dtype)
+    if any(isinstance(n, Tensor) for n in numbers):
+        values = torch.stack([torch.as_tensor(n, device=like.device) for n in numbers])
     else:
-        values = torch.tensor(numbers, dtype=like.dtype, device=like.device)
-    return values * torch.stack([b.counted for b in batches])
+        values = on_device(numbers, like.device)
+    return values.to(like.dtype) * torch.stack([b.counted for b in batches])
+
+
+def on_device(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """Numbers as a float64 tensor; nothing waits for the device."""
+    t = torch.tensor(numbers, dtype=torch.float64)
+    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 
 class Moments(NamedTuple):
@@ -115,20 +121,23 @@ class Standing(NamedTuple):
 
 
 class Deferral:
-    """The put-off updates of some layers.
+    """The put-off updates of some layers."""
 
-    Args:
-        layers: those that keep running statistics; none may be put off already.
-    """
-
-    outlives_copy = False  # whether a copy of the model puts its updates off, too
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = list(layers)
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
         self.depth = 0  # of accumulation; batches go on being pooled while it is above 0
         self._indices: dict[tuple[Any, ...], Tensor] = {}
-        for layer in self.layers:
+
+    def adopt(self, layers: Sequence[Layer]) -> None:
+        """Put the updates of these layers off; they keep running statistics and are free."""
+        for layer in layers:
+            self.layers.append(layer)
             layer._deferral = self
+
+    def disband(self) -> None:
+        """Release all layers."""
+        for layer in list(self.layers):
+            self.release(layer)
 
     @contextmanager
     def accumulation(self) -> Iterator[None]:
@@ -136,16 +145,18 @@ class Deferral:
 
         After an exception of the outermost there is none; inner ones leave what was pooled.
         """
-        self.conclude()
+        self.settle()
         self.depth += 1
-        completed = False
+        error: BaseException | None = None
         try:
             yield
-            completed = True
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
             self.depth -= 1
             if self.depth == 0:
-                self.advance() if completed else self.abandon()
+                self.advance() if error is None else self.abandon(error)
 
     def pool_of(self, layer: Layer) -> Pool:
         """Where this layer pools; made anew when the layer has moved to another device."""
@@ -166,18 +177,26 @@ class Deferral:
     def advance(self) -> None:
         """Update the statistics by what was pooled, one step of each layer that saw a batch."""
         for layers in self._by_device():
-            write(layers, moved_by(layers, standing(layers), self._collected(layers)))
+            moments, buffers = self._collected(layers), buffers_of(layers)
+            before = standing(buffers)
+            write(buffers, moved_by(Rule.of(layers, before, moments), before, moments))
 
-    def abandon(self) -> None:
-        """Forget what was pooled."""
+    def abandon(self, error: BaseException) -> None:
+        """Forget what was pooled, because of this error."""
+        self.forget_batches()
+
+    def forget_batches(self) -> None:
+        """Have nothing pooled."""
         for layer in self.layers:
             if layer._pool is not None:
                 layer._pool.clear()
 
     def release(self, layer: Layer) -> None:
         """Have the layer update its statistics itself, as by default."""
-        self.layers.remove(layer)
-        layer._deferral = layer._pool = None
+        if layer in self.layers:
+            self.layers.remove(layer)
+            for name in ("_deferral", "_pool"):
+                vars(layer).pop(name, None)
 
     def _by_device(self) -> list[list[Layer]]:
         found: dict[torch.device, list[Layer]] = {}
@@ -220,16 +239,54 @@ def is_ready(layer: Layer) -> bool:
     return mean is not None and not isinstance(mean, UninitializedBuffer)
 
 
-def standing(layers: Sequence[Layer]) -> Standing:
+class Buffers(NamedTuple):
+    """The running statistics of several layers, where they are kept."""
+
+    means: list[Tensor]
+    variances: list[Tensor]
+    counters: list[Tensor | None]
+
+
+def buffers_of(layers: Sequence[Layer]) -> Buffers:
+    """The buffers that the layers have now."""
+    return Buffers(
+        [layer.running_mean for layer in layers],
+        [layer.running_var for layer in layers],
+        [layer.num_batches_tracked for layer in layers],
+    )
+
+
+def standing(buffers: Buffers) -> Standing:
     """A copy of the running statistics as they are."""
-    mean = torch.cat([layer.running_mean for layer in layers]).double()
-    var = torch.cat([layer.running_var for layer in layers]).double()
+    mean = torch.cat(buffers.means).double()
     zero = mean.new_zeros((), dtype=torch.int64)
-    steps = [layer.num_batches_tracked for layer in layers]
-    return Standing(mean, var, torch.stack([zero if n is None else n for n in steps]))
+    steps = torch.stack([zero if n is None else n for n in buffers.counters])
+    return Standing(mean, torch.cat(buffers.variances).double(), steps)
 
 
-def moved_by(layers: Sequence[Layer], before: Standing, moments: Moments) -> Standing:
+class Rule(NamedTuple):
+    """How a step of the running statistics is made, for each channel; numbers if all are alike."""
+
+    momentum: float | Tensor
+    eps: float | Tensor
+    largest: float | Tensor  # that the buffers hold
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], before: Standing, moments: Moments) -> "Rule":
+        """The rule of the layers as they are set now."""
+        momentum = [
+            1 / (n.double() + 1) if layer.momentum is None else layer.momentum
+            for layer, n in zip(layers, before.steps, strict=True)
+        ]
+        eps = [layer.eps for layer in layers]
+        largest = [
+            min(torch.finfo(t.dtype).max for t in (layer.running_mean, layer.running_var))
+            for layer in layers
+        ]
+        return cls(*(_of_channels(each, moments.of_layer) for each in (momentum, eps, largest)))
+
+
+def moved_by(rule: Rule, before: Standing, moments: Moments) -> Standing:
     """One step of the running statistics towards these moments.
 
     A layer without any value stays as it is, its step count too, and so does one whose statistics
@@ -237,46 +294,34 @@ def moved_by(layers: Sequence[Layer], before: Standing, moments: Moments) -> Sta
     """
     values, mean, var, of_layer = moments
     with torch.no_grad():
-        momentum = [
-            1 / (n.double() + 1) if layer.momentum is None else layer.momentum
-            for layer, n in zip(layers, before.steps, strict=True)
-        ]
-        eps = _of_channels([layer.eps for layer in layers], of_layer)
-        new_mean, new_var = moved(
-            mean, var, before.mean, before.var, _of_channels(momentum, of_layer), eps
-        )
-        largest = [
-            min(torch.finfo(t.dtype).max for t in (layer.running_mean, layer.running_var))
-            for layer in layers
-        ]
-        size = torch.maximum(new_mean.abs(), new_var)
-        poisoned = ~(size <= _of_channels(largest, of_layer))  # NaN is not
+        old_mean, old_var, steps = before
+        new_mean, new_var = moved(mean, var, old_mean, old_var, rule.momentum, rule.eps)
+        poisoned = ~(torch.maximum(new_mean.abs(), new_var) <= rule.largest)  # NaN is not
         times = torch.zeros_like(values).index_add_(0, of_layer, poisoned.double())
         counted = (values > 0) & (times == 0)
         return Standing(
-            torch.where(counted[of_layer], new_mean, before.mean),
-            torch.where(counted[of_layer], new_var, before.var),
-            before.steps + counted,
+            torch.where(counted[of_layer], new_mean, old_mean),
+            torch.where(counted[of_layer], new_var, old_var),
+            steps + counted,
         )
 
 
-def write(layers: Sequence[Layer], new: Standing) -> None:
+def write(buffers: Buffers, new: Standing) -> None:
     """Put the statistics into the buffers."""
-    means, variances = [x.running_mean for x in layers], [x.running_var for x in layers]
-    sizes = [len(t) for t in means]
+    sizes = [len(t) for t in buffers.means]
     with torch.no_grad():
-        for buffers, values in ((means, new.mean), (variances, new.var)):
-            torch._foreach_copy_(buffers, list(values.split(sizes)))  # type: ignore[attr-defined]
-        for layer, n in zip(layers, new.steps.unbind(), strict=True):
-            if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.copy_(n)
+        for old, values in ((buffers.means, new.mean), (buffers.variances, new.var)):
+            torch._foreach_copy_(old, list(values.split(sizes)))  # type: ignore[attr-defined]
+        for counter, n in zip(buffers.counters, new.steps.unbind(), strict=True):
+            if counter is not None:
+                counter.copy_(n)
 
 
-def _of_channels(settings: Sequence[float | Tensor], of_layer: Tensor) -> float | Tensor:
-    """A setting of each layer for each of its channels; a number if it is the same for all."""
+def _of_channels(settings: Sequence[Any], of_layer: Tensor) -> float | Tensor:
     first = settings[0]
-    if not isinstance(first, Tensor) and all(s is first or s == first for s in settings):
-        return first
-    device = of_layer.device
-    each = [torch.as_tensor(s, dtype=torch.float64, device=device) for s in settings]
+    if not any(isinstance(s, Tensor) for s in settings):
+        if all(s == first for s in settings):
+            return first
+        return on_device(settings, of_layer.device)[of_layer]
+    each = [torch.as_tensor(s, dtype=torch.float64, device=of_layer.device) for s in settings]
     return torch.stack(each)[of_layer]

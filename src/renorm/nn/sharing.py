@@ -45,19 +45,20 @@ def described(layer: Any) -> dict[str, str]:
         "eps": str(layer.eps),
         "momentum": str(layer.momentum),
         "limits": str(limits) if known else "a function",
-        "limits, exactly,": repr(limits) if known else _sampled(limits),
+        "the value of limits": repr(limits) if known else _value(layer),
         "num_batches_tracked": _fingerprint(layer.num_batches_tracked),
         "running_mean": _fingerprint(layer.running_mean),
         "running_var": _fingerprint(layer.running_var),
     }
 
 
-def _sampled(limits: Any) -> str:
-    """A schedule in words that two processes have in common if theirs agree at all these steps."""
-    steps = [0, *(10**k for k in range(8)), *(3 * 10**k for k in range(8))]
-    # a schedule of the user's may take tensors alone, which is what the layer gives it
-    values = {step: limits(torch.tensor(step)) for step in sorted(steps)}
-    return ", ".join(f"{step}: ({float(r)}, {float(d)})" for step, (r, d) in values.items())
+def _value(layer: Any) -> str:
+    """A schedule of the user's at the current step, called as the layer calls it."""
+    step = layer.num_batches_tracked
+    if step is None:
+        step = 0
+    r_max, d_max = layer.limits(int(step) if not isinstance(step, int) and step.is_cpu else step)
+    return f"({float(r_max)}, {float(d_max)})"
 
 
 def _fingerprint(t: Tensor | None) -> str:
@@ -77,7 +78,8 @@ def refuse_alone(layer: Any) -> None:
         raise ArgumentError(
             f"{type(layer).__name__} has sync='running', but no model that it is part of shares "
             "its running statistics, so those of the processes would diverge. Call "
-            "renorm.distributed.sync_running(model) with the module whose forward you call."
+            "renorm.distributed.sync_running(model) with the module whose forward you call, or "
+            "unsync_running(model) to train it by itself."
         )
 
 
