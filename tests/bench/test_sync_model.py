@@ -61,8 +61,8 @@ def test_short_and_long_messages_by_hand(model: Any) -> None:
 
 def test_a_step_of_a_small_net_by_hand(model: Any) -> None:
     network = model.Network(alpha=100.0, beta=1.0)
-    # 2 workers, 1 hop; layers of 1 and 3 channels: forward 8 * 3 and 8 * 7 bytes, backward 8 and 24
-    assert model.batch(network, [1, 3], 2) == 4 * 100 + 24 + 56 + 8 + 24
+    # 2 workers, 1 hop; layers of 1 and 3 channels: 8 * 3 and 8 * 7 bytes, forward and backward
+    assert model.batch(network, [1, 3], 2) == 2 * (2 * 100 + 24 + 56)
     # one exchange of 8 * (2 * 4 + 2) bytes
     assert model.running(network, [1, 3], 2) == 100 + 80
     # gathered: 4 * 3 and 4 * 7 bytes of one other
