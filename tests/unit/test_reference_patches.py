@@ -80,3 +80,19 @@ def test_patches_are_those_of_unfold() -> None:
         x, kernel, stride=stride, padding=padding, dilation=dilation, groups=2
     )
     np.testing.assert_array_equal(np.concatenate(list(in_groups), axis=1), ours[0])
+
+
+def test_statistics_of_a_convolution_by_torch() -> None:
+    """The derivatives as the authors' code takes them, by automatic differentiation."""
+    g = rng(3)
+    x, weight = g.normal(1, 2, (2, 4, 6, 6)), g.normal(size=(8, 2, 3, 3))
+    W = torch.from_numpy(weight).requires_grad_()
+    y = F.conv2d(torch.from_numpy(x), W, stride=2, padding=1, groups=2)
+    (dmu,) = torch.autograd.grad(y.mean((0, 2, 3)).sum(), W, retain_graph=True)
+    (dnu,) = torch.autograd.grad(y.square().mean((0, 2, 3)).sum(), W)
+    patches = ref.as_patches(x, (3, 3), stride=2, padding=1, groups=2)
+    now = ref.observe(patches, weight.reshape(8, -1))
+    np.testing.assert_allclose(
+        np.repeat(now.dmu, 4, axis=0), dmu.numpy().reshape(8, -1), rtol=1e-11, atol=1e-12
+    )
+    np.testing.assert_allclose(now.dnu, dnu.numpy().reshape(8, -1), rtol=1e-11, atol=1e-11)
