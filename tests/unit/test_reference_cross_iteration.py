@@ -193,6 +193,21 @@ def test_the_borrowed_are_constant() -> None:
     assert np.abs(dW - _numeric(lambda v: loss(v, v), W)).max() > 0.1
 
 
+def test_first_order_needs_no_weights_of_then() -> None:
+    p, W, b = _layer(24, G=2)
+    past, now = ref.observe(p, W, b), (W + rng(25).normal(size=W.shape), b - 1)
+    var, dvar = ref.centred_variance(past)
+    along = (dvar * now[0]).sum(axis=1)
+    mu = ref.linear(past.dmu[:, None], *now)[0]
+    for expand, alike in (("var", along - var), ("sigma", along**2 / (4 * var))):
+        np.testing.assert_allclose(
+            ref.centred_first_order(past, *now, expand=expand),  # type: ignore[arg-type]
+            (mu, alike),
+            rtol=1e-11,
+            atol=1e-11,
+        )
+
+
 @pytest.mark.parametrize("expand", ["nu", "var", "sigma"])
 def test_first_order_error_is_of_second_order(expand: str) -> None:
     p, W, b = _layer(6, G=2)

@@ -21,6 +21,9 @@ def centred_variance(past: Iteration) -> tuple[Array, Array]:
 
     ``var_c = mean((W_c (p - E[p]))^2)``, ``dvar_c/dW_c = 2 mean((y_c - mu_c) (p - E[p]))``.
 
+    As var is a quadratic form in W, ``dvar_c/dW_c W_c = 2 var_c``: compensation to first order
+    needs no copy of the weights of then, ``var + dvar (W_t - W) = dvar W_t - var``.
+
     Returns:
         ``(var, dvar)``, (C,) and (C, K).
     """
