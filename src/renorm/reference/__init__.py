@@ -1,13 +1,35 @@
 """The papers' equations in float64 NumPy: the oracle of tests and benchmarks.
 
 Readable in one sitting and slow on purpose. Arrays are (m, C): m values in C channels; a feature
-map (N, C, *spatial) is brought to that shape by ``as_rows`` and back by ``as_maps``.
+map (N, C, *spatial) is brought to that shape by ``as_rows`` and back by ``as_maps``, and the input
+of a convolution to its patches by ``as_patches``.
 """
 
+from renorm.reference.cross_iteration_2020 import CrossIterationState as CrossIterationState
+from renorm.reference.cross_iteration_2020 import CrossIterationStep as CrossIterationStep
+from renorm.reference.cross_iteration_2020 import Iteration as Iteration
+from renorm.reference.cross_iteration_2020 import cross_iteration_norm as cross_iteration_norm
+from renorm.reference.cross_iteration_2020 import (
+    cross_iteration_norm_backward as cross_iteration_norm_backward,
+)
+from renorm.reference.cross_iteration_2020 import cross_iteration_step as cross_iteration_step
+from renorm.reference.cross_iteration_2020 import exact as exact
+from renorm.reference.cross_iteration_2020 import first_order as first_order
+from renorm.reference.cross_iteration_2020 import observe as observe
+from renorm.reference.cross_iteration_2020 import recomputed as recomputed
+from renorm.reference.cross_iteration_2020 import window_statistics as window_statistics
+from renorm.reference.cross_iteration_centred import centred_exact as centred_exact
+from renorm.reference.cross_iteration_centred import centred_first_order as centred_first_order
+from renorm.reference.cross_iteration_centred import centred_recomputed as centred_recomputed
+from renorm.reference.cross_iteration_centred import centred_variance as centred_variance
+from renorm.reference.cross_iteration_centred import centred_window as centred_window
 from renorm.reference.normalization_2015 import batch_norm as batch_norm
 from renorm.reference.normalization_2015 import batch_norm_backward as batch_norm_backward
 from renorm.reference.normalization_2015 import inference as inference
 from renorm.reference.normalization_2015 import population as population
+from renorm.reference.patches import as_patches as as_patches
+from renorm.reference.patches import linear as linear
+from renorm.reference.patches import linear_backward as linear_backward
 from renorm.reference.renormalization_2017 import Renormalized as Renormalized
 from renorm.reference.renormalization_2017 import batch_renorm as batch_renorm
 from renorm.reference.renormalization_2017 import batch_renorm_backward as batch_renorm_backward
