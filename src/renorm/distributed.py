@@ -51,14 +51,15 @@ def sync_running(model: M, group: Group = None) -> M:
         sigma += momentum * (sqrt(var + eps) - sigma)
 
     over the processes i that have a finite batch of more than one value, so the statistics are
-    equal everywhere, bit for bit. Every process calls ``model`` equally often; empty and uneven batches are fine. Within
-    ``renorm.accumulate`` all forwards are exchanged at once, at the end. A layer of ``model`` is
-    not trained by itself, outside of its forward. At the first step, and every 100 steps, the
-    processes make sure that layers, settings and statistics are alike.
+    equal everywhere, bit for bit. Every process calls ``model`` equally often; empty and uneven
+    batches are fine. Within ``renorm.accumulate`` all forwards are exchanged at once, at the end.
+    A layer of ``model`` is not trained by itself, outside of its forward. At the first step, and
+    every 100 steps, the processes make sure that layers, settings and statistics are alike.
 
     DistributedDataParallel may wrap the model before or after, and may broadcast buffers: they are
-    the same in all processes, so ``broadcast_buffers=False`` saves a wait. With FSDP2, call this before or after ``fully_shard``. Under
-    torch.compile there is a graph break before and after the model's forward.
+    the same in all processes, so ``broadcast_buffers=False`` saves a wait. With FSDP2, call this
+    before or after ``fully_shard``. Under torch.compile there is a graph break before and after
+    the model's forward.
 
     Args:
         model: the module whose forward the training loop calls, or a part of it that is run as

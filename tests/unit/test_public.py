@@ -11,10 +11,10 @@ import renorm
 NAMES = {
     "ArgumentError", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d", "BatchRenormAct1d",
     "BatchRenormAct2d", "BatchRenormAct3d", "CollectiveError", "ConversionError",
-    "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d", "LazyBatchRenormAct2d",
-    "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate", "checkpoints", "convert",
-    "distributed", "freeze", "functional", "fuse", "limits", "nn", "summary", "to_batchnorm",
-    "unfreeze", "unfuse",
+    "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d",
+    "LazyBatchRenormAct2d", "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate",
+    "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "nn",
+    "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
 SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "errors", "inspection",
                "kernels", "lab", "reference", "report"}  # fmt: skip
