@@ -35,7 +35,7 @@ def test_two_processes_and_what_they_send(tmp_path: Path) -> None:
         "batch renorm": (0, 0),
         'sync="running"': (1, one),
         "running, no broadcast": (1, one),
-        'sync="batch"': (2 * layers, one + 8 * channels),
+        'sync="batch"': (2 * layers, 2 * one),
     }
     for name, r in rows.items():
         assert r["collectives"]["buffers"] == (0 if "no broadcast" in name else 2)
