@@ -112,3 +112,24 @@ def _moved(
     new_mean = running_mean + momentum * mean_step
     new_var = running_var + momentum * sigma_step * (2 * sigma + momentum * sigma_step)
     return new_mean, new_var.clamp(min=0)  # rounding alone can go below
+
+
+def affine(
+    weight: Tensor | None,
+    bias: Tensor | None,
+    r: Tensor | None,
+    d: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor | None, Tensor | None]:
+    """``(weight * r, weight * d + bias)``, what batch norm is given to be batch renorm."""
+    shift = None if d is None else product(weight, d, dtype)
+    if bias is not None:
+        shift = bias.to(dtype) if shift is None else shift + bias.to(dtype)
+    return product(weight, r, dtype), shift
+
+
+def product(weight: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """``weight * factor``, where None is 1; None if both are."""
+    if weight is None or factor is None:
+        return factor if weight is None else weight.to(dtype)
+    return (weight * factor).to(dtype)

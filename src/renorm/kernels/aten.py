@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from renorm.kernels import joint
-from renorm.kernels.algebra import correction, updated
+from renorm.kernels.algebra import affine, correction, product, updated
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
 
 FUSES = False  # whoever runs it adds residual and ReLU
@@ -98,10 +98,7 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), r, d)
         ctx.eps = eps
         ctx.bias_dtype = None if bias is None else bias.dtype
-        scale = _product(weight, r, mean.dtype)
-        shift = _product(weight, d, mean.dtype) if d is not None else None
-        if bias is not None:
-            shift = bias.to(mean.dtype) if shift is None else shift + bias.to(mean.dtype)
+        scale, shift = affine(weight, bias, r, d, mean.dtype)
         return torch.batch_norm(x, scale, shift, mean, var, False, 0.0, eps, False)
 
     @staticmethod
@@ -129,7 +126,7 @@ def gradients(
     dx, dw, db = torch.ops.aten.native_batch_norm_backward(
         dy,
         x,
-        _product(weight, r, mean.dtype),
+        product(weight, r, mean.dtype),
         None,
         None,
         mean,
@@ -143,9 +140,3 @@ def gradients(
         assert weight is not None
         dweight = (dw if r is None else r * dw + d * db).to(weight.dtype)
     return (dx if need_x else None), dweight, (db if need_bias else None)
-
-
-def _product(weight: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if weight is None or factor is None:
-        return factor if weight is None else weight.to(dtype)
-    return (weight * factor).to(dtype)

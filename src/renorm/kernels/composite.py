@@ -106,6 +106,17 @@ def repeated(
     return ys[0] if len(ys) == 1 else torch.cat(ys)
 
 
+def gradients(
+    y: Tensor, dy: Tensor, x: Tensor | None, weight: Tensor | None, create_graph: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of x and weight, of those that are given, from a repeated y."""
+    wanted = [t for t in (x, weight) if t is not None]
+    if not wanted:
+        return None, None
+    found = iter(torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=create_graph))
+    return None if x is None else next(found), None if weight is None else next(found)
+
+
 def _groups(call: Call) -> list[tuple[Tensor, Tensor | None]]:
     """Views (G, n, C, *spatial) of x, and (G, n, 1, *spatial) of the mask.
 

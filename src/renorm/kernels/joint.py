@@ -14,7 +14,7 @@ from torch import Tensor
 
 from renorm.collectives import Group
 from renorm.kernels import composite
-from renorm.kernels.algebra import correction, updated
+from renorm.kernels.algebra import affine, correction, product, updated
 from renorm.kernels.call import Call, Outcome
 from renorm.kernels.exchange import Joint, gradient_of_x, joint
 from renorm.kernels.layout import is_last_derivative
@@ -65,12 +65,15 @@ def run(call: Call, mean: Tensor, var: Tensor) -> Outcome:
     used_var = torch.where(known, var, running_var)
     r, d = correction(used_mean, used_var, running_mean, running_var, *call.bounds(), call.eps)
     y = _normalized(call, _Statistics(used_mean, used_var, r, d, values, known, sums))
-    new_mean, new_var, finite = updated(
-        mean, var, running_mean, running_var, call.momentum, call.eps
+    new_mean, new_var, counted = updated(
+        batch_mean,
+        var.unsqueeze(0),
+        running_mean,
+        running_var,
+        call.momentum,
+        call.eps,
+        known.to(mean.dtype).view(1, 1),
     )
-    counted = finite & known
-    new_mean = torch.where(counted, new_mean, running_mean)
-    new_var = torch.where(counted, new_var, running_var)
     return Outcome(y, batch_mean, new_mean, new_var, counted, values)
 
 
@@ -95,10 +98,7 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(x, weight, *statistics)
         ctx.settings = eps, group
         ctx.bias_dtype = None if bias is None else bias.dtype
-        scale = _product(weight, r, mean.dtype)
-        shift = _product(weight, d, mean.dtype) if d is not None else None
-        if bias is not None:
-            shift = bias.to(mean.dtype) if shift is None else shift + bias.to(mean.dtype)
+        scale, shift = affine(weight, bias, r, d, mean.dtype)
         return torch.batch_norm(x, scale, shift, mean, var, False, 0.0, eps, False)
 
     @staticmethod
@@ -124,7 +124,7 @@ def _gradients(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:
     dx = None
     if need_x:
         invstd = (var + eps).rsqrt()
-        scale = _product(weight, r, mean.dtype)
+        scale = product(weight, r, mean.dtype)
         scale = invstd if scale is None else invstd * scale
         by_mean, by_var = -scale * db * known, -0.5 * invstd * scale * dw * known
         slope, constant = gradient_of_x(values, mean, by_mean, by_var, group)
@@ -156,25 +156,12 @@ def _differentiable(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients
     renormalizes = r is not None
     if r is None or d is None:
         r, d = torch.ones_like(mean), torch.zeros_like(mean)
-    wanted = [t for t, need in ((x, need_x), (weight, need_weight)) if need and t is not None]
-    create_graph = torch.is_grad_enabled()
     stacked = (mean[None], var[None], r[None], d[None])
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         y = composite.repeated(call, *stacked, renormalizes)
-        found = iter(
-            torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=create_graph)
-            if wanted
-            else ()
+        dx, dweight = composite.gradients(
+            y, dy, x if need_x else None, weight if need_weight else None, create_graph
         )
     dims = [0, *range(2, x.dim())]
-    return (
-        next(found) if need_x else None,
-        next(found) if need_weight else None,
-        dy.sum(dims, dtype=mean.dtype) if need_bias else None,
-    )
-
-
-def _product(weight: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if weight is None or factor is None:
-        return factor if weight is None else weight.to(dtype)
-    return (weight * factor).to(dtype)
+    return dx, dweight, dy.sum(dims, dtype=mean.dtype) if need_bias else None

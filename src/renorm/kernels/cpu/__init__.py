@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from renorm.kernels import layout
+from renorm.kernels import composite, layout
 from renorm.kernels.call import Call, Outcome, accumulation_dtype
-from renorm.kernels.composite import repeated
 from renorm.kernels.layout import Sizes, is_last_derivative
 
 FUSES = True
@@ -369,20 +368,17 @@ def _differentiable(dy: Tensor, kept: Kept, needs: Sequence[bool]) -> Gradients:
     call = Call(x, None, None, weight, bias, 1.0, 0.0, 0.0, eps, mask, microbatch)
     mean, _, var, r, d = saved
     with torch.enable_grad():
-        y = repeated(call, mean, var, r, d, renormalizes)
+        y = composite.repeated(call, mean, var, r, d, renormalizes)
         if relu:
             dy = torch.where((y if sign is None else sign) <= 0, 0, dy)
-        wanted = [t for t, need in ((x, need_x), (weight, need_weight)) if need and t is not None]
-        found = iter(
-            torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=create_graph)
-            if wanted
-            else ()
+        dx, dweight = composite.gradients(
+            y, dy, x if need_x else None, weight if need_weight else None, create_graph
         )
     dims = [0, *range(2, x.dim())]
     counted = dy if mask is None else torch.where(mask.unsqueeze(1), dy, 0)
     return (
-        next(found) if need_x else None,
-        next(found) if need_weight else None,
+        dx,
+        dweight,
         counted.sum(dims, dtype=saved.dtype) if need_bias else None,
         dy if need_residual else None,
     )
