@@ -317,7 +317,7 @@ def read(path: Path) -> dict[Run, dict[str, Any]]:
     return found
 
 
-def table(runs: Sequence[Run], found: dict[Run, dict[str, Any]]) -> Table:
+def table(runs: Sequence[Run], found: dict[Run, dict[str, Any]], baseline: str) -> Table:
     """A row for each variant and number of ranks: means over seeds, in percent."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
     grid.add_column("ranks", no_wrap=True)
@@ -334,7 +334,7 @@ def table(runs: Sequence[Run], found: dict[Run, dict[str, Any]]) -> Table:
             for variant in dict.fromkeys(run.variant for run in runs)
         }
         for variant, mine in figures.items():
-            grid.add_row(str(ranks), variant, *_cells(mine, figures.get(BASELINE, {})))
+            grid.add_row(str(ranks), variant, *_cells(mine, figures.get(baseline, {})))
         grid.add_section()
     return grid
 
@@ -356,7 +356,7 @@ def _cells(mine: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]])
 LEGEND = (
     "accuracy: % of all test images in eval mode. train mode: % of test batches put together as in "
     "training, by batch statistics. gap: that less eval mode on the same images. gain: accuracy "
-    f"less that of {BASELINE}, seed by seed. ± is Student's 95 % interval over seeds."
+    "less that of {baseline}, seed by seed. ± is Student's 95 % interval over seeds."
 )
 
 
@@ -395,8 +395,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         messages.print(f"skewed_ranks: {error}")
         return USAGE
     output = Console()
-    output.print(table(wanted, found))
-    output.print(f"\n{LEGEND}", highlight=False)
+    output.print(table(wanted, found, options.against))
+    output.print("\n" + LEGEND.format(baseline=options.against), highlight=False)
     if interrupted:
         messages.print("Interrupted. With --json, the same command does the missing runs.")
     return INTERRUPTED if interrupted else DONE
@@ -410,6 +410,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of processes (2 4)")
     add("--variants", nargs="+", default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
+    add("--against", choices=list(VARIANTS), default=BASELINE, help=f"of the gain ({BASELINE})")
     add("--seeds", type=int, default=5, help="how many: 0, 1, ...; 1 gives no interval (5)")
     add("--steps", type=int, default=600, help="gradient steps a run (600)")
     add("--batch", type=int, default=8, help="examples of each rank in a step (8)")
