@@ -60,7 +60,7 @@ def normalize(
     weight: Tensor | None,
     bias: Tensor | None,
     *,
-    share: float,
+    share: float | Tensor,
     eps: float,
     r: Tensor | None = None,
     d: Tensor | None = None,
@@ -168,7 +168,7 @@ def _gradients(
     x: Tensor,
     weight: Tensor | None,
     window: Window,
-    share: float,
+    share: float | Tensor,
     eps: float,
     needs: Sequence[bool],
 ) -> Gradients:
@@ -197,7 +197,7 @@ def _differentiable(
     x: Tensor,
     weight: Tensor | None,
     window: Window,
-    share: float,
+    share: float | Tensor,
     eps: float,
     needs: Sequence[bool],
 ) -> Gradients:
@@ -218,7 +218,7 @@ def _composed(
     weight: Tensor | None,
     bias: Tensor | None,
     window: Window,
-    share: float,
+    share: float | Tensor,
     eps: float,
 ) -> Tensor:
     """Z in the accumulation dtype, where the own moments of x have values of 0 but derivatives.

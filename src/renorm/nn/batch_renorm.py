@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm import collectives, functional, kernels
@@ -15,6 +14,7 @@ from renorm.kernels import Call
 from renorm.limits import Limits, paper
 from renorm.nn import sharing
 from renorm.nn.deferral import Batch, Deferral, Pool
+from renorm.nn.inputs import by_running_statistics, check_input
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
 Schedule = Callable[[Any], tuple[Any, Any]]
@@ -233,35 +233,12 @@ class BatchRenorm(_BatchNorm):
         self._held_group = None if group is None else collectives.Held(group)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if not isinstance(input, Tensor):  # a proxy of torch.fx knows no shape
-            return
-        rank = input.dim()
-        fits = rank in self._ranks if self._ranks else rank >= 2
-        if not fits or input.size(1) != self.num_features:
-            self._refuse(input)
-
-    def _refuse(self, input: Tensor) -> None:
-        if self._ranks and input.dim() not in self._ranks:
-            allowed = " or ".join(f"{rank}-D" for rank in self._ranks)
-            raise ArgumentError(
-                f"{type(self).__name__} takes {allowed} input (N, C, *spatial), got "
-                f"{input.dim()}-D of shape {tuple(input.shape)}."
-            )
-        raise ArgumentError(
-            f"{type(self).__name__}({self.num_features}) takes input with {self.num_features} "
-            f"channels in dimension 1, got shape {tuple(input.shape)}."
-        )
+        check_input(self, input, self._ranks)
 
     def _by_running_statistics(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        mean, var = self.running_mean, self.running_var
-        assert mean is not None
-        assert var is not None
         if not torch.compiler.is_compiling():
             self._settle()
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # a training forward may move the buffers before this one's backward reads them
-            mean, var = mean.clone(), var.clone()
-        y = F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        y = by_running_statistics(self, x)
         if mask is None:
             return y
         functional.check_mask(x, mask)
@@ -467,11 +444,11 @@ class BatchRenorm(_BatchNorm):
         return state
 
 
-def _has_ramps_in_kernel(counter: Tensor | int) -> bool:
+def _has_ramps_in_kernel(counter: Tensor | float) -> bool:
     return isinstance(counter, Tensor) and counter.device.type == _RAMPS_IN_KERNEL
 
 
-def _on_host(step: Tensor | int) -> Tensor | int:
+def _on_host(step: Tensor | float) -> Tensor | float:
     """The step as a number where reading it stops nothing: numbers need no tensor arithmetic."""
     if type(step) is not Tensor or step.device.type != "cpu" or torch.compiler.is_compiling():
         return step

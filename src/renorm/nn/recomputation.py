@@ -25,7 +25,7 @@ class Reference(NamedTuple):
 
     mean: Tensor
     var: Tensor
-    step: Tensor | int
+    step: Tensor | float
 
 
 class Memory:
@@ -62,7 +62,7 @@ class Memory:
         nearest = distance.argmin(0, keepdim=True)  # the latest of equal ones
         found = distance.min() <= _SAME
 
-        def pick(field: int, now: Tensor | int) -> Tensor:
+        def pick(field: int, now: Tensor | float) -> Tensor:
             then = torch.stack([torch.as_tensor(ref[field], device=mean.device) for _, ref in kept])
             return torch.where(found, then.index_select(0, nearest).squeeze(0), now)
 

@@ -1,0 +1,438 @@
+"""Cross-Iteration Batch Normalization as nn.Modules: subclasses of nn.BatchNorm."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from renorm.errors import ArgumentError
+from renorm.kernels import borrowed, patches, window
+from renorm.kernels.algebra import correction
+from renorm.kernels.call import accumulation_dtype
+from renorm.nn import window_settings
+from renorm.nn.history import Seen
+from renorm.nn.inputs import by_running_statistics, check_input
+from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
+from renorm.nn.sharing import LostToSyncBatchNorm
+from renorm.nn.source import Source
+from renorm.nn.window_settings import Compensation, Follow, Keeping
+
+Schedule = Callable[[Any], tuple[Any, Any]]
+_outside_graphs: Any = torch.compiler.disable  # what is remembered changes with every iteration
+Moments = tuple[Tensor, Tensor]  # mean and biased variance: (C,) each, or (C, L) of the lags
+
+
+class Used(NamedTuple):
+    """What a batch is normalized by."""
+
+    mean: Tensor  # (C,)
+    var: Tensor  # (C,)
+    share: float | Tensor  # the part that the batch has in them; a number on the cpu
+
+
+class CrossIterationBatchNorm(_BatchNorm):
+    """Cross-Iteration Batch Normalization of any rank: (N, C) or (N, C, *spatial).
+
+    In training a batch is normalized by its own statistics and those of the k - 1 iterations
+    before it, brought to the weights of now, with eps inside the root::
+
+        mu = 1/k sum mu_i       var = 1/k sum var_i + 1/k sum (mu_i - mu)^2
+        y = weight * (x - mu) / sqrt(var + eps) + bias
+
+    The gradient goes through the current iteration alone, which is 1/k of the statistics. The
+    layer in front, its *source*, is a linear layer or a convolution, y = W p + b of patches p, and
+    with p held the statistics of an earlier iteration at the weights of now follow from what is
+    kept of it: the mean from E[p], exactly; the variance as ``compensation`` says. That earlier
+    layers have changed too is not seen. ``renorm.convert(model, to="cross_iteration")`` finds the
+    sources; a layer that was built is given its own by ``attach``.
+
+    In eval it is nn.BatchNorm, the same operation on the same five state entries, so checkpoints
+    load both ways. A batch with statistics that are not finite is not remembered and moves nothing.
+
+    Args:
+        num_features: C, the number of channels.
+        eps: added to variances inside the root, above 0.
+        momentum: update rate of the running statistics, 0 to 1, as in nn.BatchNorm; None for the
+            plain average over all iterations so far.
+        affine: whether there are weight and bias.
+        track_running_stats: if False, window statistics serve in eval too, and are remembered
+            there as well.
+        device, dtype: of parameters and statistics.
+        bias: whether an affine layer has a bias.
+        window: k at most, iterations, the current one included; 1 is batch norm. It fills by one
+            an iteration.
+        burn_in: so many first iterations, by ``num_batches_tracked``, are batch norm, and nothing
+            of them is remembered: for the time in which weights change too fast.
+        compensation: of the variance of an earlier iteration for the change of the source's own
+            weights. ``"first_order"``: by its derivative, sigma being what is expanded.
+            ``"exact"``: as it is, where the covariance of patches is affordable, for a fan-in K up
+            to 64 or twice the channels of a group, and first order elsewhere; ``renorm.summary``
+            says which. ``"none"``: mean and variance are taken as they were; no source is needed.
+        sample: have the variance compensated by so many positions of an iteration, which costs a
+            fraction; ``"exact"`` is then affordable anywhere. What it was is that of all
+            positions, and the change is estimated without bias. None for all positions.
+        follow: what the running statistics move towards: those of the ``"window"``, which training
+            normalized by, or of the ``"batch"`` alone, as the authors' code has it.
+        limits: None, or ``step -> (r_max, d_max)``, see ``renorm.limits``: what was normalized by
+            the window is corrected towards the running statistics as in Batch Renormalization.
+        history: with ``"save"`` what is remembered is part of the state_dict, in entries
+            ``history.*`` beside the five, and a run resumes bit for bit; with ``"drop"`` the window
+            fills anew.
+
+    Source: Yao et al. 2020 (arXiv 2002.05712); ``renorm.kernels.borrowed`` says what is other.
+    """
+
+    window: int
+    burn_in: int
+    compensation: Compensation
+    sample: int | None
+    follow: Follow
+    limits: Schedule | None
+    history: Keeping
+    frozen: bool
+    names: tuple[str, str]  # of the layer and its source in their model, for messages
+    _source: tuple[Source] | None  # in a tuple, or it would be a child of the layer
+    _seen: Seen | None
+    _step: int | None  # training forwards so far; None where the counter is to be asked
+    _ranks: ClassVar[tuple[int, ...]] = ()
+    qconfig = LostToSyncBatchNorm()
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        window: int = 8,
+        burn_in: int = 0,
+        compensation: Compensation = "first_order",
+        sample: int | None = None,
+        follow: Follow = "window",
+        limits: Schedule | None = None,
+        history: Keeping = "drop",
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+        )
+        self.configure(
+            window=window,
+            burn_in=burn_in,
+            compensation=compensation,
+            sample=sample,
+            follow=follow,
+            limits=limits,
+            history=history,
+        )
+
+    def configure(
+        self,
+        *,
+        window: int = 8,
+        burn_in: int = 0,
+        compensation: Compensation = "first_order",
+        sample: int | None = None,
+        follow: Follow = "window",
+        limits: Schedule | None = None,
+        history: Keeping = "drop",
+    ) -> None:
+        """Set everything that this layer has and nn.BatchNorm has not; it has no source then.
+
+        Raises:
+            ArgumentError: a setting outside the ranges above.
+        """
+        window_settings.check(window, burn_in, compensation, sample, follow, limits, history)
+        window_settings.check_norm(self.momentum, self.eps)
+        self.window = window
+        self.burn_in = burn_in
+        self.compensation = compensation
+        self.sample = sample
+        self.follow = follow
+        self.limits = limits
+        self.history = history
+        self.frozen = False
+        self.names = ("", "")
+        self._source = None
+        self._seen = None
+        self._step = None
+        self._memory = Memory()
+        self._history = window_settings.history_for(self, None)
+
+    @property
+    def source(self) -> Source | None:
+        """The layer whose output this one normalizes, as it was attached."""
+        return None if self._source is None else self._source[0]
+
+    def attach(self, source: Source, names: tuple[str, str] = ("", "")) -> None:
+        """Say whose output this layer normalizes; what was remembered is forgotten.
+
+        A forward hook on the source tells this layer of each input; nothing else about it changes.
+        That the input of this layer is that very output is checked in each training forward.
+
+        Args:
+            source: nn.Linear, or nn.Conv1d, 2d or 3d, with ``num_features`` outputs.
+            names: of this layer and the source in their model, for messages.
+
+        Raises:
+            ArgumentError: it cannot be a source.
+        """
+        self.detach()
+        self._history = window_settings.history_for(self, source)
+        self._source, self.names = (source,), names
+        source.register_forward_hook(self._meet, prepend=True, with_kwargs=True)
+
+    def detach(self) -> None:
+        """Forget the source, and what was remembered."""
+        if self._source is not None:
+            window_settings.remove_hooks(self._source[0], self)
+        self._source, self._seen = None, None
+        self._history = window_settings.history_for(self, None)
+
+    def history_bytes(self) -> int:
+        """The memory that the history takes once it has begun; 0 before a source is known."""
+        return window_settings.history_bytes(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``input`` (N, C, *spatial), floating point, C channels in dimension 1."""
+        self._check_input_dim(input)
+        if self._trains():
+            return self._by_window(input)
+        return by_running_statistics(self, input)
+
+    def _trains(self) -> bool:
+        return self.running_mean is None or (self.training and not self.frozen)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        check_input(self, input, self._ranks)
+
+    def _borrows(self) -> bool:
+        """Whether this forward looks at earlier iterations, and is remembered."""
+        return self.window > 1 and self._iterations() >= self.burn_in
+
+    def _iterations(self) -> int:
+        if self._step is None:  # waits for the device, once
+            count = self.num_batches_tracked
+            self._step = 0 if count is None else int(count)
+        return self._step
+
+    @_outside_graphs
+    def _meet(self, source: Source, args: Any, kwargs: Any, output: Tensor) -> None:
+        """Look at a forward of the source, while it has its weights."""
+        self._seen = None
+        given = args[0] if args else kwargs["input"]
+        needs = self.compensation != "none" and self._trains() and self._borrows()
+        if not needs or not isinstance(given, Tensor) or given.numel() == 0:
+            return
+        window_settings.check_whole(self)
+        with torch.no_grad(), torch.autocast(given.device.type, enabled=False):
+            self._seen = self._told(source, given.detach(), output)
+
+    def _told(self, source: Source, given: Tensor, output: Tensor) -> Seen:
+        history = self._history
+        dtype = accumulation_dtype(output.dtype)
+        history.prepare(output.device, dtype)
+        G, K = history.sizes.groups, history.sizes.values
+        W = source.weight.detach().to(dtype).reshape(G, -1, K)
+        bias = None if source.bias is None else source.bias.detach().to(dtype)
+        lags = None if history.empty else history.at(W, bias)
+        if source.weight.requires_grad:
+            g = history.geometry
+            assert g is not None
+            mean_patch: Tensor | None = patches.mean_patch(given, g, dtype)
+            own_mean: Tensor | None = borrowed.own_mean(W, bias, mean_patch)
+        else:
+            mean_patch, own_mean = None, bias
+        version = None if output.is_inference() else output._version
+        return Seen(given, output, version, mean_patch, own_mean, lags)
+
+    @_outside_graphs
+    def _by_window(self, x: Tensor) -> Tensor:
+        window_settings.check_whole(self)
+        if x.numel() == 0:
+            return self._empty(x)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            seen, lags = self._take(x)
+            own = window.moments(x.detach())
+            used, repeated = self._remembered(own, self._combined(own, lags, x))
+            r, d = self._correction(used)
+        y = window.normalize(
+            x, used.mean, used.var, self.weight, self.bias, share=used.share, eps=self.eps, r=r, d=d
+        )
+        if not repeated:
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                self._finish(x.detach(), seen, own, used)
+        return y
+
+    def _empty(self, x: Tensor) -> Tensor:
+        zeros = x.new_zeros(x.shape[1], dtype=accumulation_dtype(x.dtype))
+        return F.batch_norm(x, zeros, zeros, self.weight, self.bias, eps=self.eps)
+
+    def _take(self, x: Tensor) -> tuple[Seen | None, Moments | None]:
+        """What the source told of this forward, and the statistics of the lags."""
+        if not self._borrows():
+            return None, None
+        if self.compensation == "none":
+            self._history.prepare(x.device, accumulation_dtype(x.dtype))
+            return None, None if self._history.empty else self._history.kept()
+        told, self._seen = self._seen, None
+        seen = window_settings.check_seen(self, told, x)
+        return seen, seen.lags
+
+    def _remembered(self, own: Moments, used: Used) -> tuple[Used, bool]:
+        """What to use, and whether it is that of a forward which checkpointing repeats."""
+        by_group = own[0].unsqueeze(0)
+        if self._memory and in_backward():
+            (mean, var, share), repeated = self._memory.find(by_group, Reference(*used))
+            on_host = mean.device.type == "cpu"
+            return Used(mean, var, float(share) if on_host else share), bool(repeated)
+        if may_be_repeated():
+            self._memory.keep(by_group, Reference(*used))
+        return used, False
+
+    def _combined(self, own: Moments, lags: Moments | None, x: Tensor) -> Used:
+        if lags is not None:
+            weights, share = self._history.weights()
+            return Used(*borrowed.combined(*own, *lags, weights), share)
+        if x.numel() > x.shape[1]:
+            return Used(*own, 1.0)
+        if self.running_mean is None or self.running_var is None:
+            raise ArgumentError(
+                f"{window_settings.named(self)} got one value per channel, which has no spread, "
+                "and has no earlier iterations nor running statistics to normalize it by. Begin "
+                "with a larger batch, or keep running statistics."
+            )
+        return Used(self.running_mean.to(own[0]), self.running_var.to(own[0]), 0.0)
+
+    def _correction(self, used: Used) -> tuple[Tensor | None, Tensor | None]:
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if self.limits is None or mean is None or var is None:
+            return None, None
+        step: Any = 0 if count is None else int(count) if count.is_cpu else count
+        running = (mean.to(used.mean), var.to(used.var))
+        return correction(used.mean, used.var, *running, *self.limits(step), self.eps)
+
+    def _finish(self, x: Tensor, seen: Seen | None, own: Moments, used: Used) -> None:
+        """Remember the iteration, and move the running statistics."""
+        finite = (used.mean + used.var).isfinite().all()
+        counted = bool(finite) if x.device.type == "cpu" else finite
+        values = x.numel() // x.shape[1]
+        if self.follow == "window" and used.share != 0.0:
+            target, n = used[:2], values + (self._history.values if self._borrows() else 0)
+        else:
+            target, n = own, values
+        if self._borrows():
+            self._history.remember(seen, x, *own, counted)
+        self._step = self._iterations() + 1
+        if n > 1 and counted is not False and self.training and self.track_running_stats:
+            self._track(*target, n, counted)
+
+    def _track(self, mean: Tensor, var: Tensor, n: int, counted: bool | Tensor) -> None:
+        """Move the running statistics, the variance times n/(n-1) as in nn.BatchNorm."""
+        running = (self.running_mean, self.running_var)
+        count = self.num_batches_tracked
+        if running[0] is None or running[1] is None:
+            return
+        rate: Any = self.momentum
+        if rate is None:
+            rate = 1.0 if count is None else 1 / (count.to(mean) + 1)
+        for buffer, value in zip(running, (mean, var * (n / (n - 1))), strict=True):
+            assert buffer is not None
+            new = buffer + rate * (value - buffer)
+            buffer.copy_(new if isinstance(counted, bool) else torch.where(counted, new, buffer))
+        if count is not None:
+            count.add_(counted)
+
+    def reset_running_stats(self) -> None:
+        """Set the statistics to (0, 1) and their count to 0, and forget all iterations."""
+        super().reset_running_stats()
+        if "_history" in vars(self):  # torch resets before anything of ours is there
+            self._history.clear()
+            self._step = None
+
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        super()._apply(*args, **options)
+        self._history.apply(args[0])
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.history == "save":
+            for name, t in self._history.state().items():
+                destination[f"{prefix}history.{name}"] = t
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **options: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+        start = f"{prefix}history."
+        saved = {name: t for name, t in state_dict.items() if name.startswith(start)}
+        unexpected = args[3]
+        unexpected[:] = [name for name in unexpected if name not in saved]
+        self._step = None
+        self._history.clear()
+        if self.history == "save":
+            self._history.load({name[len(start) :]: t for name, t in saved.items()})
+
+    def extra_repr(self) -> str:
+        """The settings, as ``print(model)`` shows them."""
+        text = f"{super().extra_repr()}, window={self.window}, compensation={self.compensation!r}"
+        defaults = {"burn_in": 0, "sample": None, "follow": "window", "history": "drop"}
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)!r}"
+        if self.limits is not None:
+            text += f", limits={self.limits}"
+        return text + (", frozen" if self.frozen else "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": None, "_memory": Memory()}
+
+
+class CrossIterationBatchNorm1d(CrossIterationBatchNorm, nn.BatchNorm1d):
+    """Cross-Iteration Batch Normalization of (N, C) or (N, C, L) input.
+
+    See ``CrossIterationBatchNorm`` for everything.
+
+    >>> linear, norm = nn.Linear(3, 4), CrossIterationBatchNorm1d(4, window=4)
+    >>> norm.attach(linear)
+    >>> norm(linear(torch.randn(1, 3))).shape  # from the second iteration on by the window
+    torch.Size([1, 4])
+    """
+
+    _ranks = (2, 3)
+
+
+class CrossIterationBatchNorm2d(CrossIterationBatchNorm, nn.BatchNorm2d):
+    """Cross-Iteration Batch Normalization of (N, C, H, W) input.
+
+    See ``CrossIterationBatchNorm`` for everything.
+
+    >>> conv, norm = nn.Conv2d(3, 8, 3, bias=False), CrossIterationBatchNorm2d(8)
+    >>> norm.attach(conv)
+    >>> y = norm(conv(torch.randn(2, 3, 8, 8)))
+    >>> sorted(norm.state_dict()) == sorted(nn.BatchNorm2d(8).state_dict())
+    True
+    """
+
+    _ranks = (4,)
+
+
+class CrossIterationBatchNorm3d(CrossIterationBatchNorm, nn.BatchNorm3d):
+    """Cross-Iteration Batch Normalization of (N, C, D, H, W) input.
+
+    See ``CrossIterationBatchNorm`` for everything.
+
+    >>> conv, norm = nn.Conv3d(1, 2, 3), CrossIterationBatchNorm3d(2)
+    >>> norm.attach(conv)
+    >>> norm(conv(torch.randn(1, 1, 4, 5, 5))).shape
+    torch.Size([1, 2, 2, 3, 3])
+    """
+
+    _ranks = (5,)

@@ -1,0 +1,300 @@
+"""What a layer remembers of its recent iterations, and their statistics at other weights.
+
+A lag is one remembered iteration: the mean E[p] of the patches p that its source's filters saw, and
+what the variance needs beside it. By ``Method``::
+
+    "none"                 nothing: statistics stay as they were
+    "derivative"           mean(y_c p), (C, K): the variance to first order in the weights
+    "covariance"           mean(p_c p_c^T), (G, K, K): the variance as it is
+    "sample"               some patches, (G, K, s): the variance as it is on them
+    "sampled_derivative"   these and the outputs for them, (C, s): to first order on them
+
+with K values a patch, G groups and C channels, and the index c for "about its mean". No copy of the
+weights of then is needed, since the derivative of the variance, times them, is twice the variance.
+What a sample gives is the change alone: the variance itself is that of all positions.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from renorm.kernels import borrowed, patches
+from renorm.kernels.call import accumulation_dtype
+from renorm.kernels.patches import Geometry
+
+Method = Literal["none", "derivative", "covariance", "sample", "sampled_derivative"]
+
+# in which dimension of each tensor the lags lie
+_LAG = {
+    "offset": 1,
+    "rest": 1,
+    "inverse_var": 1,
+    "valid": 0,
+    "mean_patch": 2,
+    "derivative": 1,
+    "covariance": 2,
+    "patches": 2,
+    "outputs": 1,
+}
+_STEP = 0.5 * (5**0.5 - 1)  # multiples of it, modulo 1, fill [0, 1) evenly however many there are
+_OTHER_STEP = 2**0.5 - 1
+
+
+class Sizes(NamedTuple):
+    """What the shapes of a history are made of."""
+
+    channels: int  # C
+    groups: int  # G
+    values: int  # K, of a patch
+    lags: int  # L
+    sample: int  # s, patches an iteration
+
+
+def shapes(method: Method, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor that a layer keeps."""
+    C, G, K, L, s = sizes
+    kept: dict[str, tuple[int, ...]] = {"offset": (C, L), "rest": (C, L), "valid": (L,)}
+    if method == "none":
+        return kept
+    kept["mean_patch"] = (G, K, L)
+    if "derivative" in method:
+        kept["inverse_var"] = (C, L)
+    if method == "derivative":
+        kept["derivative"] = (C, L, K)
+    elif method == "covariance":
+        kept["covariance"] = (G, K, L, K)
+    else:
+        kept["patches"] = (G, K, L, s)
+    if method == "sampled_derivative":
+        kept["outputs"] = (C, L, s)
+    return kept
+
+
+def memory(method: Method, sizes: Sizes, itemsize: int = 4) -> int:
+    """The bytes that a layer keeps: 4 a value, or 8 where its input is float64."""
+    return itemsize * sum(map(prod, shapes(method, sizes).values()))
+
+
+class Seen(NamedTuple):
+    """What the source of a layer told in its forward, while it had its weights."""
+
+    input: Tensor
+    output: Tensor
+    version: int | None  # of the output, to notice that something was written into it
+    mean_patch: Tensor | None  # E[p], (G, K); None where the weights never change
+    own_mean: Tensor | None  # W E[p] + b, (C,)
+    lags: tuple[Tensor, Tensor] | None  # mean and variance (C, L) of the lags at these weights
+
+
+class History:
+    """The lags of one layer, in a ring: the next one takes the place of the oldest.
+
+    Args:
+        method: what is kept.
+        sizes: of the tensors.
+        geometry: how the source reads its input; None for ``"none"``.
+    """
+
+    def __init__(self, method: Method, sizes: Sizes, geometry: Geometry | None) -> None:
+        self.method: Method = method
+        self.sizes = sizes
+        self.geometry = geometry
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.tensors: dict[str, Tensor] = {}
+        self.position = 0  # lags that were ever put into the ring
+        self._weights: tuple[Tensor, float | Tensor] | None = None
+        self.counts = [0] * self.sizes.lags  # values a channel of each lag
+        self._moving = [False] * self.sizes.lags  # lags of weights that may change
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is remembered."""
+        return not any(self.counts)
+
+    @property
+    def values(self) -> int:
+        """Values a channel of all lags together."""
+        return sum(self.counts)
+
+    def weights(self) -> tuple[Tensor, float | Tensor]:
+        """The part of each lag and, at the end, of the current iteration in an average.
+
+        Returns:
+            ``(weights, share)``: (L + 1,), and the last of them, a number on the cpu.
+        """
+        if self._weights is None:
+            valid = self.tensors["valid"]
+            both = torch.cat((valid, valid.new_ones(1)))
+            weights = both / both.sum()
+            share = weights[-1]
+            self._weights = weights, float(share) if share.is_cpu else share
+        return self._weights
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all lags as they were, (C, L) each."""
+        return self.tensors["offset"], self.tensors["rest"]
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Have room for lags in this dtype, of which none are kept in another."""
+        kept = self.tensors.get("valid")
+        if kept is not None and kept.device == device and kept.dtype == dtype:
+            return
+        self.clear()
+        self.tensors = {
+            name: torch.zeros(shape, device=device, dtype=dtype)
+            for name, shape in shapes(self.method, self.sizes).items()
+        }
+
+    def at(self, W: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all lags, (C, L) each, at the weights W (G, C / G, K) of now."""
+        t, (C, G, K, L, s) = self.tensors, self.sizes
+        if not any(self._moving):
+            mean = t["offset"] if bias is None else t["offset"] + bias.unsqueeze(1)
+            return mean, t["rest"]
+        mean = borrowed.means(W, bias, t["mean_patch"], t["offset"])
+        if self.method == "covariance":
+            return mean, t["rest"] + borrowed.quadratic(W, t["covariance"])
+        if self.method == "derivative":
+            now = torch.bmm(t["derivative"], W.reshape(C, K, 1)).squeeze(2)
+            return mean, borrowed.expanded(now, t["rest"], t["inverse_var"])
+        outputs = (W @ t["patches"].view(G, K, L * s)).view(C, L, s)
+        if self.method == "sample":
+            return mean, (t["rest"] + outputs.square_().sum(2)).clamp_(min=0)
+        now = outputs.mul_(t["outputs"]).sum(2)
+        return mean, borrowed.expanded(now, t["rest"], t["inverse_var"])
+
+    def remember(
+        self, seen: Seen | None, x: Tensor, mean: Tensor, var: Tensor, counted: bool | Tensor
+    ) -> None:
+        """Put an iteration in the place of the oldest lag.
+
+        Args:
+            seen: by the source; None for ``"none"``.
+            x: input of the layer (N, C, *spatial).
+            mean: (C,), of x.
+            var: (C,), biased.
+            counted: if not, the oldest stays; a 0-d tensor where the host does not know.
+        """
+        slot, values = self.position % self.sizes.lags, x.numel() // x.shape[1]
+        self.position += 1
+        if counted is False:
+            return
+        places = {name: t.select(_LAG[name], slot) for name, t in self.tensors.items()}
+        before = {} if counted is True else {name: t.clone() for name, t in places.items()}
+        self._write(places, seen, x, mean, var, slot)
+        places["valid"].fill_(1)
+        if not self.counts[slot] or counted is not True:
+            self._weights = None
+        for name, old in before.items():
+            places[name].copy_(torch.where(counted, places[name], old))  # type: ignore[arg-type]
+        self.counts[slot] = values
+
+    def _write(
+        self,
+        places: dict[str, Tensor],
+        seen: Seen | None,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        slot: int,
+    ) -> None:
+        own = None if seen is None else seen.own_mean
+        places["offset"].copy_(mean if own is None else mean - own)
+        rest = places["rest"].copy_(var)
+        if "inverse_var" in places:
+            inverse = var.reciprocal()
+            places["inverse_var"].copy_(inverse.masked_fill_(inverse.isinf(), 0))
+        moves = seen is not None and seen.mean_patch is not None
+        if moves:
+            assert seen is not None
+            assert seen.mean_patch is not None
+            places["mean_patch"].copy_(seen.mean_patch)
+            self._write_second(places, seen.input, seen.mean_patch, x, mean, rest)
+        elif self._moving[slot]:
+            for name in ("mean_patch", "derivative", "covariance", "patches", "outputs"):
+                if name in places:
+                    places[name].zero_()
+        self._moving[slot] = moves
+
+    def _write_second(
+        self,
+        places: dict[str, Tensor],
+        given: Tensor,
+        mean_patch: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        rest: Tensor,
+    ) -> None:
+        """What the variance needs; ``rest`` is the variance, and loses what is said otherwise."""
+        g, s = self.geometry, self.sizes.sample
+        assert g is not None
+        given = given.to(mean.dtype)
+        if self.method == "derivative":
+            about_mean = x.to(mean.dtype) - mean.view(-1, *[1] * (x.dim() - 2))
+            patches.cross_moment(about_mean, given, g, places["derivative"])
+            rest.zero_()
+        elif self.method == "covariance":
+            patches.covariance(given, mean_patch, g, places["covariance"])
+            rest.zero_()
+        else:
+            where = self._positions(x, s)
+            outputs = x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)
+            example = where.div(outputs.shape[2], rounding_mode="floor")
+            y = (outputs[example, :, where % outputs.shape[2]] - mean) / len(where) ** 0.5
+            p = (patches.patches(given, g, where) - mean_patch.unsqueeze(1)) / len(where) ** 0.5
+            rest.sub_(y.square().sum(0))
+            _fill(places["patches"], p.transpose(1, 2))
+            if "outputs" in places:
+                _fill(places["outputs"], y.t())
+
+    def _positions(self, x: Tensor, s: int) -> Tensor:
+        """Where this iteration is sampled: all positions if there are no more than s.
+
+        Low-discrepancy points, moved by another step each iteration: each position is as likely
+        as any other, the same ones are taken in a run that is resumed, and no generator is used.
+        """
+        m = x.numel() // x.shape[1]
+        if m <= s:
+            return torch.arange(m, device=x.device)
+        points = (
+            torch.arange(1, s + 1, dtype=torch.float64) * _STEP + self.position * _OTHER_STEP
+        ) % 1
+        return (points * m).long().to(x.device)
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Follow ``nn.Module.to`` and its likes, in float32 at least."""
+        for name, t in self.tensors.items():
+            moved = function(t)
+            self.tensors[name] = t.to(moved.device, accumulation_dtype(moved.dtype))
+        self._weights = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, as tensors for a checkpoint."""
+        host = torch.tensor([[self.position] * self.sizes.lags, self.counts, self._moving])
+        return {**self.tensors, "host": host} if self.tensors else {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave, if it is of this kind of history; else begin anew."""
+        self.clear()
+        host = state.pop("host", None)
+        expected = shapes(self.method, self.sizes)
+        if host is None or {name: tuple(t.shape) for name, t in state.items()} != expected:
+            return
+        self.tensors = {name: t.detach().clone() for name, t in state.items()}
+        self.position = int(host[0, 0])
+        self.counts = [int(n) for n in host[1]]
+        self._moving = [bool(n) for n in host[2]]
+
+
+def _fill(place: Tensor, values: Tensor) -> None:
+    """Write ``values`` into the first entries of the last dimension, and zeros behind them."""
+    n = values.shape[-1]
+    place[..., :n].copy_(values)
+    if n < place.shape[-1]:
+        place[..., n:].zero_()

@@ -1,0 +1,181 @@
+"""What a cross-iteration layer is set to, and what follows from that and its source."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from renorm.errors import ArgumentError
+from renorm.kernels.call import accumulation_dtype
+from renorm.kernels.patches import Geometry
+from renorm.nn.history import History, Method, Seen, Sizes, memory
+from renorm.nn.source import Source, obstacle
+
+Compensation = Literal["none", "first_order", "exact"]
+Follow = Literal["window", "batch"]
+Keeping = Literal["drop", "save"]
+_CHOICES = {
+    "compensation": ("none", "first_order", "exact"),
+    "follow": ("window", "batch"),
+    "history": ("drop", "save"),
+}
+_SMALL = 64  # values of a patch of which the covariance is affordable whatever the channels
+
+# a CrossIterationBatchNorm; its module imports this one
+Layer = Any
+
+
+def check(
+    window: int,
+    burn_in: int,
+    compensation: str,
+    sample: int | None,
+    follow: str,
+    limits: Any,
+    history: str,
+) -> None:
+    """Refuse settings outside their ranges."""
+    for name, value, least in (("window", window, 1), ("burn_in", burn_in, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ArgumentError(f"{name} counts iterations, at least {least}, got {value!r}.")
+    chosen = {"compensation": compensation, "follow": follow, "history": history}
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]:
+            allowed = ", ".join(map(repr, _CHOICES[name]))
+            raise ArgumentError(f"{name} must be one of {allowed}, got {value!r}.")
+    if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int)):
+        raise ArgumentError(f"sample is a number of positions, or None for all, got {sample!r}.")
+    if sample is not None and (sample < 1 or compensation == "none"):
+        raise ArgumentError(
+            f"sample is how many positions of an iteration the compensation is taken from, at "
+            f"least 1, got {sample} with compensation={compensation!r}. Use None for all of them."
+        )
+    if limits is not None and not callable(limits):
+        raise ArgumentError(
+            f"limits is called with the step and returns (r_max, d_max), got {limits!r}. "
+            "Take one of renorm.limits, such as limits.fixed(3, 5), or None for no correction."
+        )
+
+
+def check_norm(momentum: float | None, eps: float) -> None:
+    """Refuse what nn.BatchNorm lets through and nothing can be computed with."""
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ArgumentError(
+            f"momentum is the update rate of the running statistics, from 0 to 1, got {momentum}."
+        )
+    if not eps > 0:
+        raise ArgumentError(f"eps must be positive, got {eps}.")
+
+
+def geometry_of(source: Source) -> Geometry:
+    """How a linear layer or a convolution reads its input."""
+    if not isinstance(source, _ConvNd):
+        return Geometry()
+    around = list(source._reversed_padding_repeated_twice)  # the last dimension first
+    pairs = list(zip(around[::2], around[1::2], strict=True))[::-1]
+    return Geometry(
+        tuple(source.kernel_size),
+        tuple(source.stride),
+        tuple(source.dilation),
+        tuple((int(before), int(behind)) for before, behind in pairs),
+        source.padding_mode,
+        source.groups,
+    )
+
+
+def history_for(layer: Layer, source: Source | None) -> History:
+    """An empty history for a layer with this source, or as long as it has none.
+
+    Raises:
+        ArgumentError: this cannot be the source.
+    """
+    C, lags = layer.num_features, layer.window - 1
+    if source is None:
+        return History("none", Sizes(C, 1, 0, lags, 0), None)
+    why = obstacle(source, C)
+    if why is not None:
+        raise ArgumentError(
+            f"{type(layer).__name__}({C}) takes the statistics of the layer in front, nn.Linear or "
+            f"nn.Conv1d, 2d or 3d with {C} outputs, but a {type(source).__name__} {why}. Use "
+            "compensation='none', which needs no such layer, or batch norm."
+        )
+    geometry = geometry_of(source)
+    values = source.weight[0].numel()
+    sizes = Sizes(C, geometry.groups, values, lags, layer.sample or 0)
+    return History(_method(layer.compensation, layer.sample, sizes), sizes, geometry)
+
+
+def _method(compensation: Compensation, sample: int | None, sizes: Sizes) -> Method:
+    if compensation == "none":
+        return "none"
+    if sample is not None:
+        return "sample" if compensation == "exact" else "sampled_derivative"
+    affordable = max(_SMALL, 2 * sizes.channels // sizes.groups)
+    return "covariance" if compensation == "exact" and sizes.values <= affordable else "derivative"
+
+
+def history_bytes(layer: Layer) -> int:
+    """The memory of a layer's history, whether or not it has begun."""
+    unknown = layer.compensation != "none" and layer.source is None
+    if layer.window == 1 or unknown:
+        return 0
+    parameter = layer.weight if layer.source is None else layer.source.weight
+    dtype = torch.float32 if parameter is None else accumulation_dtype(parameter.dtype)
+    return memory(layer._history.method, layer._history.sizes, dtype.itemsize)
+
+
+def remove_hooks(source: nn.Module, layer: _BatchNorm) -> None:
+    """Take the hooks of this layer from its source."""
+    for key, hook in list(source._forward_hooks.items()):
+        if getattr(hook, "__self__", None) is layer:
+            del source._forward_hooks[key]
+            source._forward_hooks_with_kwargs.pop(key, None)
+
+
+def check_whole(layer: Layer) -> None:
+    """Refuse to train a layer that lacks its source, or inside of a transform of torch.func."""
+    if torch._C._are_functorch_transforms_active():
+        raise ArgumentError(
+            f"{named(layer)} remembers its iterations, which torch.func cannot transform. Use "
+            "loss.backward(), or BatchRenorm, for training; eval can be transformed."
+        )
+    if layer.window > 1 and layer.compensation != "none" and layer.source is None:
+        raise ArgumentError(
+            f"{named(layer)} has no source, the layer whose output it normalizes and whose weights "
+            "it compensates for. Build the model with nn.BatchNorm and call renorm.convert(model, "
+            "to='cross_iteration'), or give it one with attach(source); or use "
+            "compensation='none', which needs none."
+        )
+
+
+def check_seen(layer: Layer, seen: Seen | None, x: Tensor) -> Seen:
+    """What the source told, if x is what it gave.
+
+    Raises:
+        ArgumentError: x comes from somewhere else, or was changed on the way.
+    """
+    source = layer.names[1] or f"its {type(layer.source).__name__}"
+    advice = (
+        "Leave this layer out (convert(..., exclude=...)), give convert an example input so that "
+        "it sees what feeds it, or use compensation='none', which does not ask."
+    )
+    if seen is None or seen.output is not x:
+        raise ArgumentError(
+            f"{named(layer)} normalizes the output of {source}, but its input is another tensor, "
+            f"of shape {tuple(x.shape)}: something lies between them, the source was called "
+            f"for something else since, or not at all. {advice}"
+        )
+    if seen.version is not None and seen.version != x._version:
+        raise ArgumentError(
+            f"{named(layer)} normalizes the output of {source}, which was changed in place before "
+            f"it came here. {advice}"
+        )
+    return seen
+
+
+def named(layer: Layer) -> str:
+    """The layer as messages call it."""
+    name = f"{type(layer).__name__}({layer.num_features})"
+    return f"{layer.names[0]} ({name})" if layer.names[0] else name
