@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer
 
+from renorm.calibration.measurement import observed, set_modes
 from renorm.calibration.pooling import Paper, Pool, Population
-from renorm.calibration.undisturbed import observed, overwrite, restored, set_modes, undisturbed
 from renorm.errors import ArgumentError
 from renorm.nn import BatchRenorm
+from renorm.nn.undisturbed import overwrite, restored, undisturbed
 
 M = TypeVar("M", bound=nn.Module)
 Forward = Callable[[nn.Module, Any], Any]

@@ -1,26 +1,23 @@
-"""Running a model for its statistics alone: everything else is afterwards as it was."""
+"""Running a model to learn something of it: afterwards it is as it was."""
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
-from renorm.nn import BatchRenorm
+from renorm.nn.batch_renorm import BatchRenorm
 from renorm.nn.recomputation import Memory
 from renorm.nn.sharing import Sync
-
-Observer = Callable[[_BatchNorm, Tensor, Tensor | None], None]
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers of normalization layers, and torch's generators, whatever happens.
 
-    Meanwhile the layers share nothing with other processes, which may not be calibrating.
+    Meanwhile the layers share nothing with other processes, which may not be doing the same.
     """
     modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
@@ -48,6 +45,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def restored(buffers: Sequence[Tensor], *, on_error_only: bool = False) -> Iterator[None]:
     """Put the present values back into the buffers at the end, or if the end is an exception."""
+    buffers = [buffer for buffer in buffers if not buffer.is_meta]
     copies = [buffer.clone() for buffer in buffers]
     failed = True
     try:
@@ -64,42 +62,6 @@ def overwrite(buffer: Tensor, value: Tensor) -> None:
     with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
         if not torch.equal(buffer, value):
             buffer.copy_(value)
-
-
-def set_modes(model: nn.Module, measured: Sequence[_BatchNorm], by_batch: bool) -> None:
-    """Eval mode everywhere; measured layers normalize by their batch if ``by_batch``.
-
-    A layer that does not track its statistics leaves them as they are in training mode too.
-    """
-    for module in model.modules():
-        module.training = False  # not eval(), which a model may have overridden
-    for layer in measured:
-        layer.training = by_batch
-        layer.track_running_stats = False
-        if isinstance(layer, BatchRenorm):
-            layer._memory = type(layer._memory)()
-
-
-@contextlib.contextmanager
-def observed(layers: Sequence[_BatchNorm], observe: Observer) -> Iterator[None]:
-    """Show every input of the layers, and its mask, to ``observe``."""
-
-    def look(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        assert isinstance(layer, _BatchNorm)
-        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
-        mask = None
-        if isinstance(layer, BatchRenorm):
-            mask = args[1] if len(args) > 1 else kwargs.get("mask")
-        if isinstance(x, Tensor):  # else the forward says what is wrong
-            observe(layer, x, mask)
-
-    handles: list[RemovableHandle] = []
-    try:
-        handles += [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _generators(model: nn.Module) -> contextlib.AbstractContextManager:
