@@ -1,7 +1,7 @@
-"""Which modules of a model certainly run one directly after the other."""
+"""Which modules of a model run one directly after the other: certainly, or most likely."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -48,6 +48,34 @@ def neighbours(model: nn.Module) -> Iterator[tuple[Place, Place]]:
             if (first.container, first.key) not in seen:
                 seen.add((first.container, first.key))
                 yield first, second
+
+
+def predecessor(model: nn.Module) -> Callable[[nn.Module], nn.Module | None]:
+    """What most likely runs directly before a module, by the order in which the model has them.
+
+    That is its neighbour in an nn.Sequential, else the child that its parent registered just
+    before, as authors write conv1, bn1, conv2, bn2. An nn.Identity is passed over, and of an
+    nn.Sequential it is the last entry that runs. A guess: only a forward can tell.
+    """
+    used = uses(model)
+    before: dict[nn.Module, nn.Module] = {}
+    for parent in model.modules():
+        children = [child for child in parent._modules.values() if child is not None]
+        before |= {second: first for first, second in pairwise(children)}
+    before |= {second.module: first.module for first, second in neighbours(model)}
+
+    def find(module: nn.Module) -> nn.Module | None:
+        found = before.get(module)
+        while found is not None and used[found] == 1:
+            if _runs_in_order(found) and found._modules:
+                found = list(found._modules.values())[-1]
+            elif type(found) is nn.Identity:
+                found = before.get(found)
+            else:
+                break
+        return found
+
+    return find
 
 
 def _entries(container: nn.Module, used: Counter[nn.Module]) -> Iterator[Place]:
