@@ -1,6 +1,5 @@
 """Nothing but the statistics changes, and on failure not even these."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import BatchRenorm1d, LazyBatchRenorm1d, freeze
 from renorm.calibration import calibrate
 from renorm.errors import ArgumentError
+from support.snapshots import everything
 
 
 class Noisy(nn.Module):
@@ -30,21 +30,6 @@ def network() -> Any:
     model[5].eval()
     model[3].register_forward_pre_hook(lambda module, args: None)
     return model
-
-
-def everything(model):
-    """All that can be seen of a model from outside, in comparable form."""
-    seen = []
-    for module in model.modules():
-        attributes = dict(vars(module))
-        for name in ("_parameters", "_buffers"):
-            tensors = attributes.pop(name)
-            seen += [(name, key, id(t), t.tolist()) for key, t in tensors.items() if t is not None]
-        attributes.pop("_modules")
-        hooks = {k: list(v) for k, v in attributes.items() if k.endswith(("hooks", "kwargs"))}
-        rest = {k: v for k, v in attributes.items() if k not in hooks}
-        seen.append((rest, hooks))
-    return copy.copy(seen), torch.get_rng_state().tolist()
 
 
 def without_statistics(snapshot):

@@ -67,7 +67,7 @@ def _in_order(site: Site, found: nn.Module | None, names: Names) -> Finding:
 def _in_forward(site: Site, seen: Observation, names: Names) -> Finding:
     taken = seen.inputs.get(site.layer)
     if taken is None:
-        return "is not called by the example"
+        return "is not called by the example in eval mode"
     if seen.calls[site.layer] > 1:
         return f"is called {seen.calls[site.layer]} times in a forward"
     outputs = [o for o in taken.outputs if not _passes_on(o)]

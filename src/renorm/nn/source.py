@@ -44,7 +44,7 @@ def _kind(module: nn.Module) -> str | None:
     added = [c for c in cls.__mro__ if c not in base.__mro__]
     changes = [name for name in _DECISIVE if any(name in vars(c) for c in added)]
     if changes:
-        return f"{a}, which defines its own {', '.join(changes)}"
+        return f"{a} and defines its own {', '.join(changes)}"
     return None
 
 
