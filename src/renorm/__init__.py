@@ -1,7 +1,7 @@
 """Batch normalization for the batches people really have.
 
-Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``, and with an activation
-``BatchRenormAct1d``, ``2d``, ``3d``), their schedules (``limits``), and whole models: ``convert``,
+Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``, with an activation
+``BatchRenormAct1d``, ``2d``, ``3d``, and ``CrossIterationBatchNorm1d``, ``2d``, ``3d``), their schedules (``limits``), and whole models: ``convert``,
 ``fuse``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``. ``checkpoints`` maps those
 of other libraries.
 """
@@ -27,6 +27,10 @@ from renorm.nn import BatchRenorm3d as BatchRenorm3d
 from renorm.nn import BatchRenormAct1d as BatchRenormAct1d
 from renorm.nn import BatchRenormAct2d as BatchRenormAct2d
 from renorm.nn import BatchRenormAct3d as BatchRenormAct3d
+from renorm.nn import CrossIterationBatchNorm1d as CrossIterationBatchNorm1d
+from renorm.nn import CrossIterationBatchNorm2d as CrossIterationBatchNorm2d
+from renorm.nn import CrossIterationBatchNorm3d as CrossIterationBatchNorm3d
+from renorm.nn import CrossIterationBatchNormAct2d as CrossIterationBatchNormAct2d
 from renorm.nn import LazyBatchRenorm1d as LazyBatchRenorm1d
 from renorm.nn import LazyBatchRenorm2d as LazyBatchRenorm2d
 from renorm.nn import LazyBatchRenorm3d as LazyBatchRenorm3d

@@ -1,14 +1,15 @@
-"""From batch renorm to plain batch norm."""
+"""From layers of ours to plain batch norm."""
 
 from typing import Literal, TypeVar
 
 from torch import nn
 
-from renorm.conversion.classes import become, original, settings
+from renorm.collectives import Group
+from renorm.conversion.classes import OURS, become, original, settings
 from renorm.conversion.fusion import LOST, places_of_relu, separate, was_fused
 from renorm.conversion.selection import Selection, norm_layers, select
 from renorm.errors import ArgumentError, ConversionError
-from renorm.nn import BatchRenorm
+from renorm.nn import BatchRenorm, CrossIterationBatchNorm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -20,10 +21,10 @@ def to_batchnorm(
     include: Selection = None,
     exclude: Selection = None,
 ) -> M:
-    """Turn the batch renorm layers of a model into plain batch norm, in place.
+    """Turn the batch renorm and cross-iteration layers of a model into batch norm, in place.
 
     The undoing of ``convert``: a layer gets the class that it had (nn.SyncBatchNorm, timm's
-    BatchNormAct2d, a subclass), one that was built as batch renorm gets torch's class of its rank.
+    BatchNormAct2d, a subclass), one that was built as ours gets torch's class of its rank.
     A layer of ``fuse`` is first made two again, so the ReLU is back in its place.
     Eval outputs are bitwise the same; nothing of this package is left in the result, which prints
     and pickles as batch norm. Batch norm knows no freezing, so a frozen layer is then an ordinary
@@ -55,7 +56,7 @@ def to_batchnorm(
     if not (number or momentum is None or momentum == "keep"):
         raise ArgumentError(f"momentum is 'keep', None, or from 0 to 1, got {momentum!r}.")
     sites = select(norm_layers(model), include, exclude)
-    ours = {site: site.layer for site in sites if isinstance(site.layer, BatchRenorm)}
+    ours = {site: site.layer for site in sites if isinstance(site.layer, OURS)}
     classes = {site: original(layer) for site, layer in ours.items()}
     places = places_of_relu(model)
     for site in classes:
@@ -73,8 +74,7 @@ def to_batchnorm(
         assert not isinstance(cls, str)
         if was_fused(site.layer):
             separate(site.layer, places[site.layer])
-        group = ours[site].process_group
-        ours[site]._leave_deferral()
+        group = _let_go(ours[site])
         become(site.layer, cls)
         for name in added & set(vars(site.layer)):
             delattr(site.layer, name)
@@ -83,3 +83,12 @@ def to_batchnorm(
         if momentum != "keep":
             site.layer.momentum = momentum
     return model
+
+
+def _let_go(layer: BatchRenorm | CrossIterationBatchNorm) -> Group:
+    """Part the layer from everything that acts on it; returns the group it shares with."""
+    if isinstance(layer, CrossIterationBatchNorm):
+        layer.detach()
+        return None
+    layer._leave_deferral()
+    return layer.process_group

@@ -4,7 +4,7 @@ A layer is converted by changing its class, as torch itself does for lazy module
 parametrizations: tensors, hooks, flags, and every reference to it stay by construction.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
@@ -17,10 +17,19 @@ from renorm.nn import (
     BatchRenorm3d,
     BatchRenormAct,
     BatchRenormAct2d,
+    CrossIterationBatchNorm,
+    CrossIterationBatchNorm1d,
+    CrossIterationBatchNorm2d,
+    CrossIterationBatchNorm3d,
+    CrossIterationBatchNormAct2d,
     LazyBatchRenorm1d,
     LazyBatchRenorm2d,
     LazyBatchRenorm3d,
 )
+
+Ours = BatchRenorm | CrossIterationBatchNorm
+OURS = (BatchRenorm, CrossIterationBatchNorm)
+Family = Literal["batch_renorm", "cross_iteration"]
 
 _PAIRS: dict[type[_BatchNorm], type[BatchRenorm]] = {
     nn.BatchNorm1d: BatchRenorm1d,
@@ -30,8 +39,25 @@ _PAIRS: dict[type[_BatchNorm], type[BatchRenorm]] = {
     nn.LazyBatchNorm2d: LazyBatchRenorm2d,
     nn.LazyBatchNorm3d: LazyBatchRenorm3d,
 }
-_COUNTERPARTS = {**_PAIRS, nn.SyncBatchNorm: BatchRenorm}
-_ORIGINALS = {ours: theirs for theirs, ours in _PAIRS.items()}
+_CROSS_ITERATION: dict[type[_BatchNorm], type[CrossIterationBatchNorm] | str] = {
+    nn.BatchNorm1d: CrossIterationBatchNorm1d,
+    nn.BatchNorm2d: CrossIterationBatchNorm2d,
+    nn.BatchNorm3d: CrossIterationBatchNorm3d,
+    nn.SyncBatchNorm: "shares its statistics with other processes, which a window does not",
+    _LazyNormBase: "has not seen an input yet: run the model once before",
+}
+_COUNTERPARTS: dict[Family, dict[Any, Any]] = {
+    "batch_renorm": {**_PAIRS, nn.SyncBatchNorm: BatchRenorm},
+    "cross_iteration": _CROSS_ITERATION,
+}
+_ACTIVATED: dict[Family, type[Ours]] = {
+    "batch_renorm": BatchRenormAct2d,
+    "cross_iteration": CrossIterationBatchNormAct2d,
+}
+_ORIGINALS: dict[type[Ours], type[_BatchNorm]] = {
+    **{ours: theirs for theirs, ours in _PAIRS.items()},
+    **{ours: theirs for theirs, ours in _CROSS_ITERATION.items() if not isinstance(ours, str)},
+}
 
 # timm's norm + drop + act; recognised by name, because this package does not import timm
 _TIMM = {"BatchNormAct2d", "SyncBatchNormAct"}
@@ -62,26 +88,28 @@ _NEUTRAL = {
 _REPLACEABLE = ("forward", "train", "eval")
 
 
-def counterpart(layer: _BatchNorm) -> type[BatchRenorm] | str:
+def counterpart(layer: _BatchNorm, family: Family) -> type[Ours] | str:
     """Our class for a batch norm layer, or why there is none."""
-    cls = type_before_parametrizations(layer)
-    base = next((c for c in cls.__mro__ if c in _COUNTERPARTS or _is_timm(c)), None)
+    cls, classes = type_before_parametrizations(layer), _COUNTERPARTS[family]
+    base = next((c for c in cls.__mro__ if c in classes or _is_timm(c)), None)
     if base is None:
         return "is none of torch's batch norm classes"
+    if isinstance(classes.get(base), str):
+        return classes[base]
     changes = _changes(cls, base) + _replaced(layer)
     if changes:
         return f"defines its own {', '.join(changes)}"
     if layer.eps <= 0:
-        return f"has eps={layer.eps}, and batch renorm divides by it: must be above 0"
+        return f"has eps={layer.eps}, and what is divided by can be 0: must be above 0"
     if not _is_timm(base):
-        return _COUNTERPARTS[base]
+        return classes[base]
     if not (hasattr(layer, "drop") and hasattr(layer, "act")):
         return "has no drop and act"
-    return BatchRenormAct2d
+    return _ACTIVATED[family]
 
 
-def original(layer: BatchRenorm) -> type[_BatchNorm] | str:
-    """The class a batch renorm layer came from, or torch's for its rank, or why there is none."""
+def original(layer: Ours) -> type[_BatchNorm] | str:
+    """The class a layer of ours came from, or torch's for its rank, or why there is none."""
     replaced = _replaced(layer)
     if replaced:
         return f"defines its own {', '.join(replaced)}"
@@ -90,10 +118,10 @@ def original(layer: BatchRenorm) -> type[_BatchNorm] | str:
         became = getattr(came_from, "cls_to_become", None)  # of a lazy class
         return came_from if became is None or isinstance(layer, _LazyNormBase) else became
     cls = vars(layer).get("_fused_from", type_before_parametrizations(layer))
-    if issubclass(cls, BatchRenormAct):
+    if issubclass(cls, BatchRenormAct | CrossIterationBatchNormAct2d):
         return "was built with an activation, for which nn.BatchNorm has no place"
-    if cls is BatchRenorm:
-        return "takes input of any rank; build it as BatchRenorm1d, 2d or 3d"
+    if cls in OURS:
+        return f"takes input of any rank; build it as {cls.__name__}1d, 2d or 3d"
     return _ORIGINALS.get(cls, "is a class of its own")
 
 
@@ -107,9 +135,10 @@ def become(layer: _BatchNorm, cls: type[_BatchNorm]) -> None:
 
 
 def settings() -> set[str]:
-    """The instance attributes that a batch renorm layer has and a batch norm layer has not."""
-    ours, theirs = BatchRenorm1d(1, device="meta"), nn.BatchNorm1d(1, device="meta")
-    return set(vars(ours)) - set(vars(theirs)) | {"_converted_from"}
+    """The instance attributes that a layer of ours has and a batch norm layer has not."""
+    theirs = set(vars(nn.BatchNorm1d(1, device="meta")))
+    made = (BatchRenorm1d(1, device="meta"), CrossIterationBatchNorm1d(1, device="meta"))
+    return {name for layer in made for name in vars(layer)} - theirs | {"_converted_from"}
 
 
 def _is_timm(cls: type) -> bool:

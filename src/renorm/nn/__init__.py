@@ -9,6 +9,11 @@ from renorm.nn.batch_renorm import BatchRenorm as BatchRenorm
 from renorm.nn.batch_renorm import BatchRenorm1d as BatchRenorm1d
 from renorm.nn.batch_renorm import BatchRenorm2d as BatchRenorm2d
 from renorm.nn.batch_renorm import BatchRenorm3d as BatchRenorm3d
+from renorm.nn.cross_iteration import CrossIterationBatchNorm as CrossIterationBatchNorm
+from renorm.nn.cross_iteration import CrossIterationBatchNorm1d as CrossIterationBatchNorm1d
+from renorm.nn.cross_iteration import CrossIterationBatchNorm2d as CrossIterationBatchNorm2d
+from renorm.nn.cross_iteration import CrossIterationBatchNorm3d as CrossIterationBatchNorm3d
+from renorm.nn.cross_iteration import CrossIterationBatchNormAct2d as CrossIterationBatchNormAct2d
 from renorm.nn.freezing import freeze as freeze
 from renorm.nn.freezing import unfreeze as unfreeze
 from renorm.nn.lazy import LazyBatchRenorm1d as LazyBatchRenorm1d

@@ -7,6 +7,7 @@ from torch import nn
 
 from renorm.errors import ArgumentError
 from renorm.nn.batch_renorm import BatchRenorm
+from renorm.nn.cross_iteration import CrossIterationBatchNorm
 from renorm.nn.deferral import Deferral
 
 
@@ -31,11 +32,14 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     has no spread and counts for nothing. With ``sync="running"`` the exchange among processes also
     waits for the end: one for all micro-batches.
 
+    To a cross-iteration layer each micro-batch is an iteration, in here as anywhere: it borrows the
+    statistics of those before it, which have the same weights, so they are exact.
+
     Args:
-        model: with at least one batch renorm layer.
+        model: with at least one layer of ours.
 
     Raises:
-        ArgumentError: there is no batch renorm layer.
+        ArgumentError: there is no layer of ours.
 
     Source: gradient accumulation as in Caffe's BatchReNorm, which fixes the reference over
     ``iter_size`` micro-batches; pooling by Chan, Golub and LeVeque 1979.
@@ -52,7 +56,7 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     1
     """
     layers = [m for m in model.modules() if isinstance(m, BatchRenorm)]
-    if not layers:
+    if not layers and not any(isinstance(m, CrossIterationBatchNorm) for m in model.modules()):
         raise ArgumentError(
             f"{type(model).__name__} has no batch renorm layer, so there are no statistics to "
             "accumulate. Convert its batch norm layers first: renorm.convert(model)."

@@ -436,3 +436,37 @@ class CrossIterationBatchNorm3d(CrossIterationBatchNorm, nn.BatchNorm3d):
     """
 
     _ranks = (5,)
+
+
+class CrossIterationBatchNormAct2d(CrossIterationBatchNorm2d):
+    """``CrossIterationBatchNorm2d`` with an activation: ``act(drop(norm(x)))``.
+
+    The counterpart of timm's BatchNormAct2d. The state is that of the norm, and of ``act`` and
+    ``drop`` if they have any.
+
+    Args:
+        num_features: C, the number of channels.
+        *settings: those of ``CrossIterationBatchNorm2d`` that may come by position.
+        act: applied last; None for nn.ReLU(), nn.Identity() for none.
+        drop: applied between norm and activation; None for none.
+        **options: those of ``CrossIterationBatchNorm2d``.
+    """
+
+    act: nn.Module
+    drop: nn.Module
+
+    def __init__(
+        self,
+        num_features: int,
+        *settings: Any,
+        act: nn.Module | None = None,
+        drop: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, *settings, **options)
+        self.drop = nn.Identity() if drop is None else drop
+        self.act = nn.ReLU() if act is None else act
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize, drop and activate ``input`` (N, C, H, W)."""
+        return self.act(self.drop(super().forward(input)))

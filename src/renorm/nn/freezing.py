@@ -6,12 +6,13 @@ from torch import nn
 
 from renorm.errors import ArgumentError
 from renorm.nn.batch_renorm import BatchRenorm
+from renorm.nn.cross_iteration import CrossIterationBatchNorm
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def freeze(model: M) -> M:
-    """Have every batch renorm layer use its running statistics, and leave them, in training too.
+    """Have every layer of ours use its running statistics, and leave them, in training too.
 
     Weight and bias go on learning unless their ``requires_grad`` is switched off. The mark is
     configuration, not state: it is not in the state_dict.
@@ -23,7 +24,8 @@ def freeze(model: M) -> M:
         The model.
 
     Raises:
-        ArgumentError: there is no batch renorm layer, or one has no running statistics.
+        ArgumentError: there is no batch renorm or cross-iteration layer, or one has no running
+            statistics.
 
     >>> model = freeze(nn.Sequential(nn.Linear(3, 4), BatchRenorm(4))).train()
     >>> model[1].frozen
@@ -42,10 +44,12 @@ def unfreeze(model: M) -> M:
 
 
 def _set_frozen(model: M, frozen: bool) -> M:
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, BatchRenorm)}
+    ours = (BatchRenorm, CrossIterationBatchNorm)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, ours)}
     if not layers:
         raise ArgumentError(
-            f"{type(model).__name__} has no batch renorm layer, so there is nothing to freeze. "
+            f"{type(model).__name__} has no batch renorm or cross-iteration layer, so there is "
+            "nothing to freeze. "
             "Convert its batch norm layers first: renorm.convert(model)."
         )
     without = [name for name, layer in layers.items() if layer.running_mean is None]
