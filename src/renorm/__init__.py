@@ -1,9 +1,9 @@
 """Batch normalization for the batches people really have.
 
-Layers with nn.BatchNorm's state (``BatchRenorm1d``, ``2d``, ``3d``, with an activation
-``BatchRenormAct1d``, ``2d``, ``3d``, and ``CrossIterationBatchNorm1d``, ``2d``, ``3d``), their schedules (``limits``), and whole models: ``convert``,
-``fuse``, ``calibrate``, ``freeze``, ``summary``, ``to_batchnorm``. ``checkpoints`` maps those
-of other libraries.
+Layers with nn.BatchNorm's state: ``BatchRenorm1d``, ``2d``, ``3d``, with an activation
+``BatchRenormAct1d``, ``2d``, ``3d``, and ``CrossIterationBatchNorm1d``, ``2d``, ``3d``. Schedules
+of the former (``limits``), and whole models: ``convert``, ``fuse``, ``calibrate``, ``freeze``,
+``summary``, ``to_batchnorm``. ``checkpoints`` maps those of other libraries.
 """
 
 from renorm import checkpoints as checkpoints

@@ -1,7 +1,8 @@
 """Which normalization layer of a model is what, and at which limits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,11 +10,25 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from renorm.limits import Limits
-from renorm.nn import BatchRenorm, BatchRenormAct
+from renorm.nn import (
+    BatchRenorm,
+    BatchRenormAct,
+    CrossIterationBatchNorm,
+    CrossIterationBatchNormAct2d,
+)
 
 _WIDTH = 100
-_HEADER = ("layer", "type", "C", "step", "r_max", "d_max", "set", "statistics", "then")
-_NUMBERS = _HEADER[2:6]
+_ALWAYS = ("layer", "type", "C", "step", "r_max", "d_max", "set", "statistics")
+_IF_ANY = ("then", "source", "compensation", "history")
+_NUMBERS = (*_ALWAYS[2:6], "history")
+
+_COMPENSATION = {
+    "none": "none",
+    "derivative": "first order",
+    "outputs": "first order",
+    "covariance": "exact",
+    "patches": "exact",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,11 @@ class LayerSummary:
             ``"not updated"`` (``track_running_stats`` was switched off), ``"not initialized"``
             (lazy), ``"none"``, or for batch renorm ``"no reference: batch norm"``.
         sync: what processes share: ``"batch"`` or ``"running"`` statistics, or empty for none.
+        source: the layer whose output a cross-iteration layer normalizes.
+        compensation: how such a layer brings the variance of earlier iterations to the weights of
+            now: ``"first order"``, ``"exact"``, with the number of positions if they are sampled,
+            or ``"none"``.
+        history: the bytes that such a layer remembers.
         then: what an activated layer does to the normalized values: ``"fused with ReLU"`` where
             it is one operation with the norm, else the classes of its modules in order.
     """
@@ -54,6 +74,9 @@ class LayerSummary:
     statistics: str
     then: str = ""
     sync: str = ""
+    source: str = ""
+    compensation: str = ""
+    history: int = 0
 
     def settings(self) -> str:
         """What is usually the same for many layers, in words: schedule, then the rest."""
@@ -81,15 +104,18 @@ class Summary:
         keys: dict[str, str] = {}
         for row in self.rows:
             keys.setdefault(row.settings(), f"{len(keys) + 1}")
-        table = [_HEADER, *(_cells(row, keys[row.settings()]) for row in self.rows)]
+        table = [_cells(row, keys[row.settings()]) for row in self.rows]
+        titles = [*_ALWAYS, *(title for title in _IF_ANY if any(row[title] for row in table))]
         legend = [f"set {key}: " + text.replace("\n", "\n       ") for text, key in keys.items()]
-        if not any(row.then for row in self.rows):
-            table = [cells[:-1] for cells in table]
-        return "\n".join([*_aligned(table), "", *legend])
+        history = sum(row.history for row in self.rows)
+        if history:
+            legend.append(f"history: {_mebibytes(history)} MiB in all")
+        cells = [titles, *([row[title] for title in titles] for row in table)]
+        return "\n".join([*_aligned(cells), "", *legend])
 
 
 def summary(model: nn.Module) -> Summary:
-    """List every batch norm and batch renorm layer of a model; nothing is changed.
+    """List every batch norm layer of a model, torch's and ours; nothing is changed.
 
     A shared layer is listed once. Reads the step counts, which on an accelerator waits for it.
 
@@ -110,11 +136,12 @@ def summary(model: nn.Module) -> Summary:
     set 2: r_max 1 -> 3 over steps 5 to 40, d_max 0 -> 5 over steps 5 to 25
            momentum 0.01, eps 1e-05
     """
-    norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
-    return Summary(type(model).__name__, tuple(_row(name, layer) for name, layer in norms))
+    names = {module: name for name, module in model.named_modules()}
+    norms = [(name, m) for m, name in names.items() if isinstance(m, _BatchNorm)]
+    return Summary(type(model).__name__, tuple(_row(name, layer, names) for name, layer in norms))
 
 
-def _row(name: str, layer: _BatchNorm) -> LayerSummary:
+def _row(name: str, layer: _BatchNorm, names: Mapping[nn.Module, str]) -> LayerSummary:
     if isinstance(layer, BatchRenorm):
         layer._settle()
     count = layer.num_batches_tracked
@@ -123,6 +150,10 @@ def _row(name: str, layer: _BatchNorm) -> LayerSummary:
     if isinstance(layer, BatchRenorm):
         limits, microbatch, frozen = _words(layer), layer.microbatch, layer.frozen
         if layer.running_mean is not None:
+            r_max, d_max = _limits_now(layer, step)
+    elif isinstance(layer, CrossIterationBatchNorm):
+        limits, frozen = _window(layer), layer.frozen
+        if layer.limits is not None and layer.running_mean is not None:
             r_max, d_max = _limits_now(layer, step)
     return LayerSummary(
         name,
@@ -139,21 +170,46 @@ def _row(name: str, layer: _BatchNorm) -> LayerSummary:
         _statistics(layer, frozen),
         _then(layer),
         _sync(layer),
+        *_remembered(layer, names),
     )
 
 
-def _limits_now(layer: BatchRenorm, step: int | None) -> tuple[float, float]:
+def _remembered(layer: _BatchNorm, names: Mapping[nn.Module, str]) -> tuple[str, str, int]:
+    """Source, compensation and bytes of the history."""
+    if not isinstance(layer, CrossIterationBatchNorm) or layer.window == 1:
+        return "", "", 0
+    source = layer.source
+    if source is None and layer.compensation != "none":
+        return "not attached", "", 0
+    name = "" if source is None else names.get(source, "outside the model")
+    words = _COMPENSATION[layer._history.method]
+    if layer.sample is not None:
+        words += f", {layer.sample} sampled"
+    return name, words, layer.history_bytes()
+
+
+def _limits_now(layer: BatchRenorm | CrossIterationBatchNorm, step: int | None) -> Any:
     # a schedule of the user's may take tensors alone, which is what the layer gives it
-    count = layer.num_batches_tracked
-    on_host = isinstance(layer.limits, Limits) or step is None or count is None
-    r_max, d_max = layer.limits((step or 0) if on_host else count)
+    limits, count = layer.limits, layer.num_batches_tracked
+    assert limits is not None
+    on_host = isinstance(limits, Limits) or step is None or count is None
+    r_max, d_max = limits((step or 0) if on_host else count)
     return float(r_max), float(d_max)
 
 
-def _words(layer: BatchRenorm) -> str:
+def _words(layer: BatchRenorm | CrossIterationBatchNorm) -> str:
     if isinstance(layer.limits, Limits):
         return str(layer.limits)
     return f"limits by {getattr(layer.limits, '__qualname__', repr(layer.limits))}"
+
+
+def _window(layer: CrossIterationBatchNorm) -> str:
+    words = f"batch norm over {layer.window} iterations"
+    if layer.burn_in:
+        words += f", of one until step {layer.burn_in}"
+    if layer.limits is not None:
+        words += f", then {_words(layer)}"
+    return words if layer.follow == "window" else f"{words}, running statistics of the batch"
 
 
 def _lazy(layer: _BatchNorm) -> bool:
@@ -178,33 +234,49 @@ def _sync(layer: _BatchNorm) -> str:
 
 
 def _then(layer: _BatchNorm) -> str:
-    if not isinstance(layer, BatchRenormAct):
+    if not isinstance(layer, BatchRenormAct | CrossIterationBatchNormAct2d):
         return ""
-    if layer.fused:
+    if isinstance(layer, BatchRenormAct) and layer.fused:
         return "fused with ReLU"
     return ", ".join(
         type(m).__name__ for m in (layer.drop, layer.act) if type(m) is not nn.Identity
     )
 
 
-def _cells(row: LayerSummary, key: str) -> tuple[str, ...]:
+def _cells(row: LayerSummary, key: str) -> dict[str, str]:
     channels, step = ("-" if n is None else str(n) for n in (row.channels, row.step))
-    limits = (f"{row.r_max:.3g}", f"{row.d_max:.3g}")
-    return (row.name or "(model)", row.type, channels, step, *limits, key, row.statistics, row.then)
+    return {
+        "layer": row.name or "(model)",
+        "type": row.type,
+        "C": channels,
+        "step": step,
+        "r_max": f"{row.r_max:.3g}",
+        "d_max": f"{row.d_max:.3g}",
+        "set": key,
+        "statistics": row.statistics,
+        "then": row.then,
+        "source": row.source,
+        "compensation": row.compensation,
+        "history": f"{_mebibytes(row.history)} MiB" if row.history else "",
+    }
+
+
+def _mebibytes(n: int) -> str:
+    return f"{n / 2**20:.2f}"
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    titles = table[0]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     others = sum(widths[1:]) + 2 * (len(widths) - 1)
     widths[0] = min(widths[0], max(_WIDTH - others, 20))
-    return [_line([_short(row[0], widths[0]), *row[1:]], widths) for row in table]
+    return [_line([_short(row[0], widths[0]), *row[1:]], widths, titles) for row in table]
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    # the last title has no cells where no layer activates
+def _line(cells: Sequence[str], widths: Sequence[int], titles: Sequence[str]) -> str:
     padded = [
         cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
-        for cell, width, title in zip(cells, widths, _HEADER, strict=False)
+        for cell, width, title in zip(cells, widths, titles, strict=True)
     ]
     return "  ".join(padded).rstrip()
 

@@ -39,16 +39,19 @@ _PAIRS: dict[type[_BatchNorm], type[BatchRenorm]] = {
     nn.LazyBatchNorm2d: LazyBatchRenorm2d,
     nn.LazyBatchNorm3d: LazyBatchRenorm3d,
 }
-_CROSS_ITERATION: dict[type[_BatchNorm], type[CrossIterationBatchNorm] | str] = {
+_CROSS_ITERATION: dict[type[_BatchNorm], type[CrossIterationBatchNorm]] = {
     nn.BatchNorm1d: CrossIterationBatchNorm1d,
     nn.BatchNorm2d: CrossIterationBatchNorm2d,
     nn.BatchNorm3d: CrossIterationBatchNorm3d,
-    nn.SyncBatchNorm: "shares its statistics with other processes, which a window does not",
-    _LazyNormBase: "has not seen an input yet: run the model once before",
 }
+# a class of ours, or why there is none
 _COUNTERPARTS: dict[Family, dict[Any, Any]] = {
     "batch_renorm": {**_PAIRS, nn.SyncBatchNorm: BatchRenorm},
-    "cross_iteration": _CROSS_ITERATION,
+    "cross_iteration": {
+        **_CROSS_ITERATION,
+        nn.SyncBatchNorm: "shares its statistics with other processes, which a window does not",
+        _LazyNormBase: "has not seen an input yet: run the model once before",
+    },
 }
 _ACTIVATED: dict[Family, type[Ours]] = {
     "batch_renorm": BatchRenormAct2d,
@@ -56,7 +59,7 @@ _ACTIVATED: dict[Family, type[Ours]] = {
 }
 _ORIGINALS: dict[type[Ours], type[_BatchNorm]] = {
     **{ours: theirs for theirs, ours in _PAIRS.items()},
-    **{ours: theirs for theirs, ours in _CROSS_ITERATION.items() if not isinstance(ours, str)},
+    **{ours: theirs for theirs, ours in _CROSS_ITERATION.items()},
 }
 
 # timm's norm + drop + act; recognised by name, because this package does not import timm

@@ -36,6 +36,7 @@ def to_cross_iteration(
     sources = pair(model, targets, example) if needed else {}
     of_source = {module: name for name, module in model.named_modules()}
     for site, cls in classes.items():
+        assert not isinstance(cls, str)
         came_from = type_before_parametrizations(site.layer)
         become(site.layer, cls)
         norm: Any = site.layer
@@ -51,4 +52,3 @@ def to_cross_iteration(
 
 def _without_momentum(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "momentum"}
-

@@ -70,8 +70,8 @@ def convert(
     alone. A layer without running statistics has no reference and stays batch norm in effect.
 
     With ``to="cross_iteration"`` each layer is paired with its source, the nn.Linear, nn.Conv1d, 2d
-    or 3d whose output it normalizes, which gets a forward hook and stays as it is otherwise. With an
-    ``example`` the model is run once to see what feeds what; without one, neighbours in an
+    or 3d whose output it normalizes; that gets a forward hook and stays as it is otherwise. With
+    an ``example`` the model is run once to see what feeds what; without one, neighbours in an
     nn.Sequential are taken, and children that were registered one after the other. Each training
     forward checks the pair again; ``renorm.summary`` shows it. Neither nn.SyncBatchNorm nor a lazy
     layer is converted.
@@ -79,16 +79,16 @@ def convert(
     Args:
         model: changed in place; may itself be a batch norm layer.
         to: ``"batch_renorm"``, ``"cross_iteration"``, or a callable that makes a replacement of a
-            batch norm layer of any class. A replacement takes over training flag, device and dtype, and the layer's
-            place in every parent, but not its hooks; the layer is called for once, however often
-            it is shared.
+            batch norm layer of any class. A replacement takes over training flag, device and
+            dtype, and the layer's place in every parent, but not its hooks; the layer is called
+            for once, however often it is shared.
         include: the layers to convert: a glob on qualified names (``"layer4.*"``), a class of
             the layer, a predicate ``(name, module) -> bool``, or an iterable of these; None for
             all.
         exclude: the layers to leave as they are, in the same forms.
         example: input of the model for ``to="cross_iteration"``: a tensor, a tuple or list of
-            positional arguments, or a dict of keyword arguments; None to go by the order of modules.
-            It is run in eval mode and leaves nothing changed.
+            positional arguments, or a dict of keyword arguments; None to go by the order of
+            modules. It is run in eval mode and leaves nothing changed.
         **options: ``momentum`` and the settings of ``BatchRenorm``: ``limits``, ``microbatch``,
             ``single``, ``kernel``, ``sync``, ``process_group``; or those of
             ``CrossIterationBatchNorm``: ``window``, ``burn_in``, ``compensation``, ``sample``,
@@ -157,7 +157,7 @@ def _targets(model: nn.Module, include: Selection, exclude: Selection) -> list[S
     return [site for site in chosen if not isinstance(site.layer, OURS)]
 
 
-def _renormalize(layer: _BatchNorm, cls: type[BatchRenorm], options: dict[str, Any]) -> None:
+def _renormalize(layer: _BatchNorm, cls: type[_BatchNorm], options: dict[str, Any]) -> None:
     came_from = type_before_parametrizations(layer)
     become(layer, cls)
     assert isinstance(layer, BatchRenorm)

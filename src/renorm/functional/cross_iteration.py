@@ -52,10 +52,11 @@ def cross_iteration_batch_norm(
     (tensor([3.]), tensor([2.]))
     """
     _check(x, borrowed_mean, borrowed_var, weight, bias, eps)
-    own = window.moments(x)
-    lags = [t.detach().to(own[0].dtype) for t in (borrowed_mean, borrowed_var.clamp(min=0))]
+    own_mean, own_var = window.moments(x)
+    means, variances = (t.detach().to(own_mean.dtype) for t in (borrowed_mean, borrowed_var))
     k = borrowed_mean.shape[1] + 1
-    mean, var = borrowed.combined(*own, *lags, own[0].new_full((k,), 1 / k))
+    weights = own_mean.new_full((k,), 1 / k)
+    mean, var = borrowed.combined(own_mean, own_var, means, variances.clamp(min=0), weights)
     return window.normalize(x, mean, var, weight, bias, share=1 / k, eps=eps), mean, var
 
 

@@ -83,7 +83,8 @@ def mean_patch(x: Tensor, g: Geometry, dtype: torch.dtype) -> Tensor:
     """
     mean = x.mean(0, dtype=dtype)
     for dimension in _dimensions(x, g):
-        mean = torch.tensordot(mean, _share(x.device, dtype, *dimension), ([1], [0]))
+        # the first spatial dimension that is left becomes the last one of the patch
+        mean = mean.movedim(1, -1) @ _share(x.device, dtype, *dimension)
     return mean.reshape(g.groups, -1)
 
 

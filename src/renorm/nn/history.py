@@ -1,17 +1,18 @@
 """What a layer remembers of its recent iterations, and their statistics at other weights.
 
 A lag is one remembered iteration: the mean E[p] of the patches p that its source's filters saw, and
-what the variance needs beside it. By ``Method``::
+what the variance needs beside it, by ``Method``::
 
-    "none"                 nothing: statistics stay as they were
-    "derivative"           mean(y_c p), (C, K): the variance to first order in the weights
-    "covariance"           mean(p_c p_c^T), (G, K, K): the variance as it is
-    "sample"               some patches, (G, K, s): the variance as it is on them
-    "sampled_derivative"   these and the outputs for them, (C, s): to first order on them
+    "none"        nothing: statistics stay as they were
+    "derivative"  mean(y_c p), (C, K): the variance to first order in the weights
+    "outputs"     p_c and y_c at some positions, (G, K, s) and (C, s): the same, on these alone
+    "covariance"  mean(p_c p_c^T), (G, K, K): the variance as it is
+    "patches"     p_c at some positions, (G, K, s): the same, on these alone
 
-with K values a patch, G groups and C channels, and the index c for "about its mean". No copy of the
+with K values a patch, G groups, C channels, and the index c for "about its mean". No copy of the
 weights of then is needed, since the derivative of the variance, times them, is twice the variance.
-What a sample gives is the change alone: the variance itself is that of all positions.
+The first two may be means over s positions too. What a sample tells is the change alone: the
+variance itself is that of all positions.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from renorm.kernels import borrowed, patches
 from renorm.kernels.call import accumulation_dtype
 from renorm.kernels.patches import Geometry
 
-Method = Literal["none", "derivative", "covariance", "sample", "sampled_derivative"]
+Method = Literal["none", "derivative", "outputs", "covariance", "patches"]
 
 # in which dimension of each tensor the lags lie
 _LAG = {
@@ -50,7 +51,7 @@ class Sizes(NamedTuple):
     groups: int  # G
     values: int  # K, of a patch
     lags: int  # L
-    sample: int  # s, patches an iteration
+    sample: int  # s, positions of an iteration; 0 for all
 
 
 def shapes(method: Method, sizes: Sizes) -> dict[str, tuple[int, ...]]:
@@ -60,15 +61,15 @@ def shapes(method: Method, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     if method == "none":
         return kept
     kept["mean_patch"] = (G, K, L)
-    if "derivative" in method:
+    if method in ("derivative", "outputs"):
         kept["inverse_var"] = (C, L)
+    if method in ("patches", "outputs"):
+        kept["patches"] = (G, K, L, s)
     if method == "derivative":
         kept["derivative"] = (C, L, K)
     elif method == "covariance":
         kept["covariance"] = (G, K, L, K)
-    else:
-        kept["patches"] = (G, K, L, s)
-    if method == "sampled_derivative":
+    elif method == "outputs":
         kept["outputs"] = (C, L, s)
     return kept
 
@@ -159,12 +160,12 @@ class History:
             return mean, t["rest"]
         mean = borrowed.means(W, bias, t["mean_patch"], t["offset"])
         if self.method == "covariance":
-            return mean, t["rest"] + borrowed.quadratic(W, t["covariance"])
+            return mean, (t["rest"] + borrowed.quadratic(W, t["covariance"])).clamp_(min=0)
         if self.method == "derivative":
             now = torch.bmm(t["derivative"], W.reshape(C, K, 1)).squeeze(2)
             return mean, borrowed.expanded(now, t["rest"], t["inverse_var"])
         outputs = (W @ t["patches"].view(G, K, L * s)).view(C, L, s)
-        if self.method == "sample":
+        if self.method == "patches":
             return mean, (t["rest"] + outputs.square_().sum(2)).clamp_(min=0)
         now = outputs.mul_(t["outputs"]).sum(2)
         return mean, borrowed.expanded(now, t["rest"], t["inverse_var"])
@@ -231,27 +232,22 @@ class History:
         mean: Tensor,
         rest: Tensor,
     ) -> None:
-        """What the variance needs; ``rest`` is the variance, and loses what is said otherwise."""
-        g, s = self.geometry, self.sizes.sample
+        """What the variance needs; ``rest`` is the variance, and loses what this tells of it."""
+        g, given = self.geometry, given.to(mean.dtype)
         assert g is not None
-        given = given.to(mean.dtype)
-        if self.method == "derivative":
+        if self.sizes.sample:
+            where = self._positions(x, self.sizes.sample)
+            p = (patches.patches(given, g, where) - mean_patch.unsqueeze(1)) / len(where) ** 0.5
+            y = (_rows(x, where) - mean) / len(where) ** 0.5
+            rest.sub_(y.square().sum(0))
+            _write_sample(places, p, y)
+        elif self.method == "derivative":
             about_mean = x.to(mean.dtype) - mean.view(-1, *[1] * (x.dim() - 2))
             patches.cross_moment(about_mean, given, g, places["derivative"])
             rest.zero_()
-        elif self.method == "covariance":
+        else:
             patches.covariance(given, mean_patch, g, places["covariance"])
             rest.zero_()
-        else:
-            where = self._positions(x, s)
-            outputs = x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)
-            example = where.div(outputs.shape[2], rounding_mode="floor")
-            y = (outputs[example, :, where % outputs.shape[2]] - mean) / len(where) ** 0.5
-            p = (patches.patches(given, g, where) - mean_patch.unsqueeze(1)) / len(where) ** 0.5
-            rest.sub_(y.square().sum(0))
-            _fill(places["patches"], p.transpose(1, 2))
-            if "outputs" in places:
-                _fill(places["outputs"], y.t())
 
     def _positions(self, x: Tensor, s: int) -> Tensor:
         """Where this iteration is sampled: all positions if there are no more than s.
@@ -290,6 +286,26 @@ class History:
         self.position = int(host[0, 0])
         self.counts = [int(n) for n in host[1]]
         self._moving = [bool(n) for n in host[2]]
+
+
+def _rows(x: Tensor, positions: Tensor) -> Tensor:
+    """The channels of x (N, C, *spatial) at some positions, (s, C)."""
+    planes = x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)
+    example = positions.div(planes.shape[2], rounding_mode="floor")
+    return planes[example, :, positions % planes.shape[2]]
+
+
+def _write_sample(places: dict[str, Tensor], p: Tensor, y: Tensor) -> None:
+    """Write what sampled patches (G, s, K) and outputs (s, C), over the root of s, tell."""
+    if "derivative" in places:
+        by_group = y.view(len(y), len(p), -1).permute(1, 2, 0)
+        places["derivative"].copy_((by_group @ p).view(y.shape[1], -1))
+    if "covariance" in places:
+        places["covariance"].copy_(p.transpose(1, 2) @ p)
+    if "patches" in places:
+        _fill(places["patches"], p.transpose(1, 2))
+    if "outputs" in places:
+        _fill(places["outputs"], y.t())
 
 
 def _fill(place: Tensor, values: Tensor) -> None:

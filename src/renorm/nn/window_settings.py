@@ -108,12 +108,15 @@ def history_for(layer: Layer, source: Source | None) -> History:
 
 
 def _method(compensation: Compensation, sample: int | None, sizes: Sizes) -> Method:
+    C, G, K, _, s = sizes
     if compensation == "none":
         return "none"
-    if sample is not None:
-        return "sample" if compensation == "exact" else "sampled_derivative"
-    affordable = max(_SMALL, 2 * sizes.channels // sizes.groups)
-    return "covariance" if compensation == "exact" and sizes.values <= affordable else "derivative"
+    if sample is not None:  # the smaller of two forms of the same
+        if compensation == "exact":
+            return "patches" if s < K else "covariance"
+        return "outputs" if s * (G * K + C) < C * K else "derivative"
+    affordable = compensation == "exact" and max(_SMALL, 2 * C // G) >= K
+    return "covariance" if affordable else "derivative"
 
 
 def history_bytes(layer: Layer) -> int:
