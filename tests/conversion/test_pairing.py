@@ -175,7 +175,7 @@ class Named(nn.Module):
     def __init__(self, inner, norm):
         super().__init__()
         self.inner = inner
-        self.absent = None
+        self.register_module("absent", None)  # as torchvision registers what is left out
         self.norm = norm
 
     def forward(self, x, scale=1.0):
@@ -244,11 +244,26 @@ def test_what_happens_after_the_norm_does_not_count():
         def forward(self, x, scale=1.0):
             y = self.inner(x)
             z = self.norm(y)
-            return z + nn.functional.dropout(y, training=self.training) + after(y).relu_()
+            return (
+                z
+                + nn.functional.dropout(y, training=self.training)
+                + self.get_submodule("drop")(y).relu_()
+            )
 
-    after = nn.Dropout().eval()
     model = Later(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model.add_module("drop", nn.Dropout())
     assert paired(model, torch.randn(5, 3)) == {"norm": "inner"}
+
+
+def test_tensors_that_are_gone_are_not_taken_for_later_ones():
+    class Forgetful(Named):
+        def forward(self, x, scale=1.0):
+            nn.functional.dropout(torch.ones(()), training=self.training)  # gone at once
+            return super().forward(x, scale)
+
+    blocks = [Forgetful(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(9)]
+    found = paired(nn.Sequential(*blocks), torch.randn(5, 3))
+    assert found == {f"{i}.norm": f"{i}.inner" for i in range(9)}
 
 
 def test_meta_device():

@@ -111,6 +111,11 @@ def shifted(m, x):
             "fed by path, which is a DropPath",
         ),
         (
+            lambda m, x: m.norm(m.path(m.drop(m.conv(x)))),
+            {"path": DropPath(), "drop": nn.Dropout()},
+            "fed by path, which is a DropPath",
+        ),
+        (
             lambda m, x: m.norm(F.dropout(m.conv(x), training=m.training)),
             {},
             "fed by conv, but through torch.nn.functional.dropout, which may change it in training",
@@ -147,6 +152,13 @@ def test_refused_with_an_example(forward, modules, words):
     assert "exclude=" in message
     assert "compensation='none', which needs no source" in message
     assert "example=" not in message
+
+
+def test_change_in_place_is_seen_in_inference_mode():
+    with torch.inference_mode():
+        message = refusal(Model(shifted), images())
+    assert "norm (" in message
+    assert "fed by conv, whose output torch.Tensor.add_ changes in place before" in message
 
 
 def test_norm_on_a_norm():
@@ -249,7 +261,10 @@ def test_shared_source():
             nn.ModuleList([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)]),
             "2 .* comes after 1, which is a BatchNorm2d",
         ),
-        (nn.Sequential(*2 * [nn.Sequential()], nn.BatchNorm2d(3)), "which is a Sequential"),
+        (
+            nn.Sequential(nn.Conv2d(3, 3, 1), *2 * [nn.Identity()], nn.BatchNorm2d(3)),
+            "3 .* comes after 1 = 2, which is an Identity",
+        ),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
