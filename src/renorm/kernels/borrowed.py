@@ -10,25 +10,19 @@ from torch import Tensor
 
 
 def means(W: Tensor, bias: Tensor | None, mean_patch: Tensor, offset: Tensor) -> Tensor:
-    """``W E[p] + b`` of each lag, (C, L): exact, since a mean is linear in the weights.
+    """``W E[p] + b`` of L iterations, (C, L): exact, since a mean is linear in the weights.
 
     Args:
         W: (G, C / G, K), of now.
         bias: (C,), of now.
-        mean_patch: E[p] of each lag, (G, K, L).
+        mean_patch: E[p] of each iteration, (G, K, L).
         offset: what the mean had beside ``W E[p] + b`` then, (C, L).
     """
-    return _plus(W @ mean_patch, bias).add_(offset)
-
-
-def own_mean(W: Tensor, bias: Tensor | None, mean_patch: Tensor) -> Tensor:
-    """``W E[p] + b`` of one iteration, (C,), E[p] being (G, K)."""
-    return _plus(W @ mean_patch.unsqueeze(2), bias).squeeze(1)
-
-
-def _plus(by_group: Tensor, bias: Tensor | None) -> Tensor:
-    mean = by_group.reshape(-1, by_group.shape[2])
-    return mean if bias is None else mean + bias.unsqueeze(1)
+    if len(W) == 1:
+        mean = torch.addmm(offset, W[0], mean_patch[0])
+    else:
+        mean = (W @ mean_patch).view(offset.shape).add_(offset)
+    return mean if bias is None else mean.add_(bias.unsqueeze(1))
 
 
 def expanded(covariance_now: Tensor, rest: Tensor, inverse_var: Tensor) -> Tensor:

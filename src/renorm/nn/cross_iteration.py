@@ -1,6 +1,7 @@
 """Cross-Iteration Batch Normalization as nn.Modules: subclasses of nn.BatchNorm."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -31,6 +32,12 @@ class Used(NamedTuple):
     mean: Tensor  # (C,)
     var: Tensor  # (C,)
     share: float | Tensor  # the part that the batch has in them; a number on the cpu
+
+
+def _full_precision(x: Tensor) -> Any:
+    """A context without autocast."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class CrossIterationBatchNorm(_BatchNorm):
@@ -231,42 +238,44 @@ class CrossIterationBatchNorm(_BatchNorm):
         if not needs or not isinstance(given, Tensor) or given.numel() == 0:
             return
         window_settings.check_whole(self)
-        with torch.no_grad(), torch.autocast(given.device.type, enabled=False):
+        with torch.no_grad(), _full_precision(given):
             self._seen = self._told(source, given.detach(), output)
 
     def _told(self, source: Source, given: Tensor, output: Tensor) -> Seen:
-        history = self._history
+        history, g = self._history, self._history.geometry
+        assert g is not None
         dtype = accumulation_dtype(output.dtype)
         history.prepare(output.device, dtype)
-        G, K = history.sizes.groups, history.sizes.values
-        W = source.weight.detach().to(dtype).reshape(G, -1, K)
+        W = source.weight.detach().to(dtype).reshape(g.groups, -1, history.sizes.values)
         bias = None if source.bias is None else source.bias.detach().to(dtype)
-        lags = None if history.empty else history.at(W, bias)
-        if source.weight.requires_grad:
-            g = history.geometry
-            assert g is not None
-            mean_patch: Tensor | None = patches.mean_patch(given, g, dtype)
-            own_mean: Tensor | None = borrowed.own_mean(W, bias, mean_patch)
-        else:
-            mean_patch, own_mean = None, bias
+        moves = source.weight.requires_grad  # or else compensation is zero and free
+        mean_patch = patches.mean_patch(given, g, dtype) if moves else None
+        means = history.means(W, bias, mean_patch)
+        lags = None if history.empty else (means[:, :-1], history.variances(W))
         version = None if output.is_inference() else output._version
-        return Seen(given, output, version, mean_patch, own_mean, lags)
+        return Seen(given, output, version, mean_patch, means[:, -1], lags)
 
     @_outside_graphs
     def _by_window(self, x: Tensor) -> Tensor:
         window_settings.check_whole(self)
         if x.numel() == 0:
             return self._empty(x)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        repeats = bool(self._memory) and in_backward()
+        keeps = not repeats and may_be_repeated()
+        with torch.no_grad(), _full_precision(x):
             seen, lags = self._take(x)
-            own = window.moments(x.detach())
-            used, repeated = self._remembered(own, self._combined(own, lags, x))
+            own = window.moments(x)
+            used, repeated = self._combined(own, lags, x), False
+            if repeats:
+                used, repeated = self._found(own[0], used)
+            elif keeps:
+                self._memory.keep(own[0].unsqueeze(0), Reference(*used))
             r, d = self._correction(used)
         y = window.normalize(
             x, used.mean, used.var, self.weight, self.bias, share=used.share, eps=self.eps, r=r, d=d
         )
         if not repeated:
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad(), _full_precision(x):
                 self._finish(x.detach(), seen, own, used)
         return y
 
@@ -285,16 +294,11 @@ class CrossIterationBatchNorm(_BatchNorm):
         seen = window_settings.check_seen(self, told, x)
         return seen, seen.lags
 
-    def _remembered(self, own: Moments, used: Used) -> tuple[Used, bool]:
-        """What to use, and whether it is that of a forward which checkpointing repeats."""
-        by_group = own[0].unsqueeze(0)
-        if self._memory and in_backward():
-            (mean, var, share), repeated = self._memory.find(by_group, Reference(*used))
-            on_host = mean.device.type == "cpu"
-            return Used(mean, var, float(share) if on_host else share), bool(repeated)
-        if may_be_repeated():
-            self._memory.keep(by_group, Reference(*used))
-        return used, False
+    def _found(self, own_mean: Tensor, used: Used) -> tuple[Used, bool]:
+        """What a repeated forward was normalized by the first time, and whether this is one."""
+        (mean, var, share), repeated = self._memory.find(own_mean.unsqueeze(0), Reference(*used))
+        on_host = mean.device.type == "cpu"
+        return Used(mean, var, float(share) if on_host else share), bool(repeated)
 
     def _combined(self, own: Moments, lags: Moments | None, x: Tensor) -> Used:
         if lags is not None:
@@ -320,7 +324,7 @@ class CrossIterationBatchNorm(_BatchNorm):
 
     def _finish(self, x: Tensor, seen: Seen | None, own: Moments, used: Used) -> None:
         """Remember the iteration, and move the running statistics."""
-        finite = (used.mean + used.var).isfinite().all()
+        finite = (used.mean + used.var).abs_().amax().isfinite()
         counted = bool(finite) if x.device.type == "cpu" else finite
         values = x.numel() // x.shape[1]
         if self.follow == "window" and used.share != 0.0:
@@ -344,7 +348,7 @@ class CrossIterationBatchNorm(_BatchNorm):
             rate = 1.0 if count is None else 1 / (count.to(mean) + 1)
         for buffer, value in zip(running, (mean, var * (n / (n - 1))), strict=True):
             assert buffer is not None
-            new = buffer + rate * (value - buffer)
+            new = buffer.lerp(value.to(buffer.dtype), rate)
             buffer.copy_(new if isinstance(counted, bool) else torch.where(counted, new, buffer))
         if count is not None:
             count.add_(counted)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,10 +58,10 @@ class Sizes(NamedTuple):
 def shapes(method: Method, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor that a layer keeps."""
     C, G, K, L, s = sizes
-    kept: dict[str, tuple[int, ...]] = {"offset": (C, L), "rest": (C, L), "valid": (L,)}
+    kept: dict[str, tuple[int, ...]] = {"offset": (C, L + 1), "rest": (C, L), "valid": (L,)}
     if method == "none":
         return kept
-    kept["mean_patch"] = (G, K, L)
+    kept["mean_patch"] = (G, K, L + 1)  # one more: with the current iteration it is one product
     if method in ("derivative", "outputs"):
         kept["inverse_var"] = (C, L)
     if method in ("patches", "outputs"):
@@ -137,10 +138,6 @@ class History:
             self._weights = weights, float(share) if share.is_cpu else share
         return self._weights
 
-    def kept(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of all lags as they were, (C, L) each."""
-        return self.tensors["offset"], self.tensors["rest"]
-
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Have room for lags in this dtype, of which none are kept in another."""
         kept = self.tensors.get("valid")
@@ -152,23 +149,40 @@ class History:
             for name, shape in shapes(self.method, self.sizes).items()
         }
 
-    def at(self, W: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and variance of all lags, (C, L) each, at the weights W (G, C / G, K) of now."""
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all lags as they were, (C, L) each."""
+        return self.tensors["offset"][:, :-1], self.tensors["rest"]
+
+    def means(self, W: Tensor, bias: Tensor | None, mean_patch: Tensor | None) -> Tensor:
+        """``W E[p] + b`` of all lags and, at the end, of the current iteration: (C, L + 1).
+
+        Args:
+            W: the weights of now, (G, C / G, K).
+            bias: (C,).
+            mean_patch: E[p] of the current iteration, (G, K); None for zeros.
+        """
+        t = self.tensors
+        if mean_patch is None and not any(self._moving):
+            return t["offset"] if bias is None else t["offset"] + bias.unsqueeze(1)
+        current = t["mean_patch"][:, :, -1]
+        current.zero_() if mean_patch is None else current.copy_(mean_patch)
+        return borrowed.means(W, bias, t["mean_patch"], t["offset"])
+
+    def variances(self, W: Tensor) -> Tensor:
+        """The variance of all lags (C, L) at the weights W (G, C / G, K) of now."""
         t, (C, G, K, L, s) = self.tensors, self.sizes
         if not any(self._moving):
-            mean = t["offset"] if bias is None else t["offset"] + bias.unsqueeze(1)
-            return mean, t["rest"]
-        mean = borrowed.means(W, bias, t["mean_patch"], t["offset"])
+            return t["rest"]
         if self.method == "covariance":
-            return mean, (t["rest"] + borrowed.quadratic(W, t["covariance"])).clamp_(min=0)
+            return borrowed.quadratic(W, t["covariance"]).add_(t["rest"]).clamp_(min=0)
         if self.method == "derivative":
             now = torch.bmm(t["derivative"], W.reshape(C, K, 1)).squeeze(2)
-            return mean, borrowed.expanded(now, t["rest"], t["inverse_var"])
+            return borrowed.expanded(now, t["rest"], t["inverse_var"])
         outputs = (W @ t["patches"].view(G, K, L * s)).view(C, L, s)
         if self.method == "patches":
-            return mean, (t["rest"] + outputs.square_().sum(2)).clamp_(min=0)
+            return outputs.square_().sum(2).add_(t["rest"]).clamp_(min=0)
         now = outputs.mul_(t["outputs"]).sum(2)
-        return mean, borrowed.expanded(now, t["rest"], t["inverse_var"])
+        return borrowed.expanded(now, t["rest"], t["inverse_var"])
 
     def remember(
         self, seen: Seen | None, x: Tensor, mean: Tensor, var: Tensor, counted: bool | Tensor
@@ -249,7 +263,7 @@ class History:
             patches.covariance(given, mean_patch, g, places["covariance"])
             rest.zero_()
 
-    def _positions(self, x: Tensor, s: int) -> Tensor:
+    def _positions(self, x: Tensor, s: int) -> np.ndarray:
         """Where this iteration is sampled: all positions if there are no more than s.
 
         Low-discrepancy points, moved by another step each iteration: each position is as likely
@@ -257,11 +271,9 @@ class History:
         """
         m = x.numel() // x.shape[1]
         if m <= s:
-            return torch.arange(m, device=x.device)
-        points = (
-            torch.arange(1, s + 1, dtype=torch.float64) * _STEP + self.position * _OTHER_STEP
-        ) % 1
-        return (points * m).long().to(x.device)
+            return np.arange(m)
+        points = np.arange(1, s + 1) * _STEP + self.position * _OTHER_STEP
+        return (points % 1 * m).astype(np.int64)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
         """Follow ``nn.Module.to`` and its likes, in float32 at least."""
@@ -288,11 +300,11 @@ class History:
         self._moving = [bool(n) for n in host[2]]
 
 
-def _rows(x: Tensor, positions: Tensor) -> Tensor:
+def _rows(x: Tensor, positions: np.ndarray) -> Tensor:
     """The channels of x (N, C, *spatial) at some positions, (s, C)."""
     planes = x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)
-    example = positions.div(planes.shape[2], rounding_mode="floor")
-    return planes[example, :, positions % planes.shape[2]]
+    example, place = np.divmod(positions, planes.shape[2])
+    return planes[torch.from_numpy(example), :, torch.from_numpy(place)]
 
 
 def _write_sample(places: dict[str, Tensor], p: Tensor, y: Tensor) -> None:
