@@ -33,9 +33,9 @@ def obstacle(call: Call) -> str | None:
 def run(call: Call) -> Outcome:
     """Normalize the whole batch as one group; no mask, no microbatch."""
     if call.group is not None:
-        return joint.run(call, *_moments(call.x))
+        return joint.run(call, *moments(call.x))
     x = call.x
-    mean, var = _moments(x)
+    mean, var = moments(x)
     if call.running_mean is None or call.running_var is None:
         y = _Normalize.apply(x, call.weight, call.bias, mean, var, None, None, call.eps)
         return Outcome(y, mean.unsqueeze(0), None, None, None)
@@ -49,13 +49,13 @@ def run(call: Call) -> Outcome:
 
 def batch_mean(call: Call) -> Tensor:
     """The (1, C) mean that ``run`` would return, bit for bit."""
-    mean, var = _moments(call.x)
+    mean, var = moments(call.x)
     if call.group is not None:
         mean = joint.moments(call, mean, var).mean
     return mean.unsqueeze(0)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (C,) of x (N, C, *spatial), without gradient.
 
     The native reduction is accurate for planes that lie together. In every other layout it loses
