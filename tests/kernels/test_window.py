@@ -429,6 +429,17 @@ def test_compiled() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_cuda(layout: str, dtype: torch.dtype) -> None:
+    t = _inputs(_laid(layout, dtype), corrected=True)
+    moved = Inputs(*(None if v is None else v.cuda() for v in t))  # type: ignore[arg-type]
+    _compare([v.cpu() for v in _results(moved, 1 / 3)], _exact(t, 1 / 3), t)
+    for own, others in zip(moments(moved.x), moments(t.x), strict=True):
+        torch.testing.assert_close(own.cpu(), others, rtol=1e-5, atol=1e-6)
+
+
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
 IN_C = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
 
