@@ -1,15 +1,18 @@
 """Normalization by the statistics of a window: every path, layout, dtype and derivative."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from renorm import reference
 from renorm.kernels import accumulation_dtype, cpu
+from renorm.kernels.cpu import window as native
 from renorm.kernels.window import moments, normalize
 from renorm.reference.cross_iteration_2020 import (
     cross_iteration_norm,
@@ -365,3 +368,160 @@ def test_shapes_alone() -> None:
     z = normalize(x, mean, var, None, None, share=0.5, eps=EPS)
     (dx,) = torch.autograd.grad(z, x, torch.empty_like(z))
     assert (z.dtype, z.shape, dx.shape) == (x.dtype, x.shape, x.shape)
+
+
+@pytest.mark.usefixtures("path")
+def test_strided_vectors() -> None:
+    t = _inputs(_laid("3d"), corrected=True)
+    spread = [None if v is None else torch.stack([v, v], 1)[:, 0] for v in t[1:7]]
+    assert all(v is not None and not v.is_contiguous() for v in spread)
+    strided = Inputs(t.x, *spread, t.dz)  # type: ignore[arg-type]
+    for a, b in zip(_results(strided, 1 / 3), _results(t, 1 / 3), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("path")
+def test_statistics_may_change_before_the_backward() -> None:
+    """Whoever keeps a window moves its tensors on, and may do so before the backward.
+
+    What is saved is a copy where the code in C ran; elsewhere autograd says what has changed.
+    """
+    t = _inputs(_laid("4d"))
+    x = t.x.clone().requires_grad_()
+    mean = t.mean.clone()
+    z = normalize(x, mean, t.var, t.weight, t.bias, share=0.5, eps=EPS)
+    mean.add_(1)
+    if cpu.MISSING is None:
+        (dx,) = torch.autograd.grad(z, x, t.dz)
+        assert torch.equal(dx, _results(t, 0.5)[1])
+    else:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(z, x, t.dz)
+
+
+@pytest.mark.usefixtures("path")
+def test_hooks_on_saved_tensors_may_change_the_layout() -> None:
+    t = _inputs(_laid("4d"), corrected=True)
+
+    def unpack(v: Tensor) -> Tensor:
+        return v.contiguous(memory_format=torch.channels_last) if v.dim() == 4 else v
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: v, unpack):
+        hooked = _results(t, 1 / 3)
+    for a, b in zip(hooked, _results(t, 1 / 3), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("path")
+def test_compiled() -> None:
+    t = _inputs(_laid("4d"), corrected=True)
+
+    def step(x: Tensor) -> Tensor:
+        mean, var = moments(x)
+        return normalize(x, mean, var, t.weight, t.bias, share=0.5, eps=EPS, r=t.r, d=t.d)
+
+    results = []
+    for f in (step, torch.compile(step, backend="aot_eager", fullgraph=True)):
+        x = t.x.clone().requires_grad_()
+        z = f(x)
+        results.append([z.detach(), *torch.autograd.grad(z, x, t.dz)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_cuda(layout: str, dtype: torch.dtype) -> None:
+    t = _inputs(_laid(layout, dtype), corrected=True)
+    moved = Inputs(*(None if v is None else v.cuda() for v in t))  # type: ignore[arg-type]
+    _compare([v.cpu() for v in _results(moved, 1 / 3)], _exact(t, 1 / 3), t)
+    for own, others in zip(moments(moved.x), moments(t.x), strict=True):
+        torch.testing.assert_close(own.cpu(), others, rtol=1e-5, atol=1e-6)
+
+
+INSTRUCTIONS = ("baseline", "avx2", "avx512")
+IN_C = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
+
+
+@IN_C
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_code_in_c_takes_what_lies_together(layout: str) -> None:
+    t = _inputs(_laid(layout), corrected=True)
+    apart = layout in ("4d strided", "4d expanded", "negated")
+    assert (native.sizes(*t[:-1]) is None) == apart
+
+
+@IN_C
+def test_the_code_in_c_leaves_the_rest_alone() -> None:
+    t = _inputs(_laid("4d"))
+    others = [
+        t._replace(x=t.x[:0]),
+        t._replace(x=t.x.flatten()),
+        t._replace(x=t.x.to(torch.float8_e5m2)),
+        t._replace(mean=t.mean[:-1]),
+        t._replace(mean=t.mean.to("meta")),
+        t._replace(var=t.var.view(-1, 1)),
+        t._replace(weight=t.weight.int()),
+    ]
+    assert [native.sizes(*other[:-1]) for other in others] == [None] * len(others)
+
+
+@pytest.fixture
+def all_instructions() -> Iterator[None]:
+    yield
+    any(cpu.native.use(name) for name in reversed(INSTRUCTIONS))
+
+
+@IN_C
+@pytest.mark.usefixtures("all_instructions")
+@settings(max_examples=200)
+@given(
+    n=st.integers(1, 40),
+    c=st.integers(1, 40),
+    s=st.sampled_from([1, 2, 3, 15, 16, 17, 31, 33, 49, 63, 64, 65, 127, 130, 300, 4099]),
+    dtype=st.sampled_from(FLOATS),
+    channels_last=st.booleans(),
+    corrected=st.booleans(),
+    name=st.sampled_from(INSTRUCTIONS),
+)
+def test_sizes_around_lanes_and_blocks(
+    n: int, c: int, s: int, dtype: torch.dtype, channels_last: bool, corrected: bool, name: str
+) -> None:
+    if n * c * s > 100_000:
+        return
+    x = _noise(n, s, c).transpose(1, 2) if channels_last else _noise(n, c, s)
+    t = _inputs(x.to(dtype), torch.float32, corrected=corrected)
+    cpu.native.use(name)
+    _compare(_results(t, 1 / 3), _exact(t, 1 / 3), t)
+
+
+@IN_C
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", [(1, 2, 40_000), (64, 5, 300), (3, 33, 1700)], ids=str)
+def test_threads_change_results_by_rounding_alone(
+    shape: tuple[int, ...], channels_last: bool
+) -> None:
+    x = _noise(*shape)
+    if channels_last:
+        x = x.transpose(1, 2).contiguous().transpose(1, 2)
+    t = _inputs(x, corrected=True)
+    exact, before = _exact(t, 1 / 3), torch.get_num_threads()
+    try:
+        for threads in (1, 2, 7):  # few channels are cut into parts, rows into ranges
+            torch.set_num_threads(threads)
+            _compare(_results(t, 1 / 3), exact, t)
+    finally:
+        torch.set_num_threads(before)
+
+
+@IN_C
+def test_large_outputs_are_those_of_small_ones_to_the_bit() -> None:
+    """From 16 MiB on they are written past the caches."""
+    for x in (_noise(5, 3, 2053).float(), _noise(5, 63, 33).float().transpose(1, 2)):
+        t = _inputs(x)
+        copies = 2**24 // x.nbytes + 1
+        many = t._replace(x=torch.cat([x] * copies))
+        assert native.sizes(many.x) is not None
+        small, large = (normalize(each.x, *t[1:5], share=0.5, eps=EPS) for each in (t, many))
+        assert all(torch.equal(small, part) for part in large.split(5))

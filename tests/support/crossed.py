@@ -178,4 +178,4 @@ def drift(source: Any, size: float = 0.1) -> None:
     """Change the weights as a step of an optimizer does."""
     with torch.no_grad():
         for p in source.parameters():
-            p.add_(size * torch.randn_like(p))
+            p.add_(size * torch.randn(p.shape, dtype=p.dtype))

@@ -19,7 +19,9 @@ from torch.autograd import forward_ad
 from renorm.kernels import aten, composite
 from renorm.kernels.algebra import affine, product
 from renorm.kernels.call import accumulation_dtype
-from renorm.kernels.layout import PLAIN, is_last_derivative
+from renorm.kernels.cpu import window as native
+from renorm.kernels.cpu.window import Given
+from renorm.kernels.layout import PLAIN, Sizes, is_last_derivative
 
 
 class Window(NamedTuple):
@@ -44,7 +46,11 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``(mean, var)``, (C,) each, in the accumulation dtype of x.
     """
-    if x.numel() == 0 or (x.device.type in ("cpu", "cuda") and not _is_transformed(x)):
+    transformed = _is_transformed(x)
+    sizes = None if transformed else native.sizes(x)
+    if sizes is not None:
+        return native.moments(x, sizes)
+    if x.numel() == 0 or (x.device.type in ("cpu", "cuda") and not transformed):
         return aten.moments(x)
     x = x.detach().to(accumulation_dtype(x.dtype))
     dims = [0, *range(2, x.dim())]
@@ -88,7 +94,8 @@ def normalize(
     if _is_transformed(x):
         window = _window(x, mean, var, r, d)
         return _composed(x, weight, bias, window, share, eps).to(x.dtype)
-    return _Normalize.apply(x, weight, bias, (mean, var, r, d), share, eps)
+    sizes = native.sizes(x, mean, var, weight, bias, r, d)
+    return _Normalize.apply(x, weight, bias, (mean, var, r, d), share, eps, sizes)
 
 
 def _is_transformed(x: Tensor) -> bool:
@@ -120,26 +127,40 @@ class _Normalize(torch.autograd.Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        given: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+        given: Given,
         share: float,
         eps: float,
+        sizes: Sizes | None,
     ) -> Tensor:
+        ctx.settings = share, eps
+        ctx.layout = x.stride(), sizes
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        if sizes is not None:
+            z, saved = native.forward(x, sizes, weight, bias, given, eps)
+            ctx.save_for_backward(x, weight, saved)
+            return z
         window = _window(x, *given)
         ctx.save_for_backward(x, weight, *window)
-        ctx.settings = share, eps
-        ctx.bias_dtype = None if bias is None else bias.dtype
         return _mapped(x, weight, bias, window, eps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *saved = ctx.saved_tensors
-        window, (share, eps), needs = Window(*saved), ctx.settings, ctx.needs_input_grad[:3]
-        work = _gradients if is_last_derivative(grads[0]) else _differentiable
-        dx, dweight, dbias = work(grads[0], x, weight, window, share, eps, needs)
+        (dz,), (x, weight, *saved) = grads, ctx.saved_tensors
+        (share, eps), needs = ctx.settings, ctx.needs_input_grad[:3]
+        strides, sizes = ctx.layout
+        if not is_last_derivative(dz):
+            window = Window(*(saved if sizes is None else saved[0]))
+            dx, dweight, dbias = _differentiable(dz, x, weight, window, share, eps, needs)
+        elif sizes is None:
+            window = Window(*saved)
+            dx, dweight, dbias = _gradients(dz, x, weight, window, share, eps, needs)
+        else:
+            sizes = sizes if x.stride() == strides else None  # a hook may have changed it
+            dx, dweight, dbias = native.gradients(dz, x, sizes, weight, saved[0], share, eps, needs)
         if dweight is not None:
             dweight = dweight.to(weight.dtype)
         dbias = None if dbias is None else dbias.to(ctx.bias_dtype)
-        return dx, dweight, dbias, None, None, None
+        return dx, dweight, dbias, None, None, None, None
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:

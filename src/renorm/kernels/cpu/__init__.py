@@ -30,12 +30,13 @@ except ImportError as error:
     _absence = f"was built, but does not load: {error}"
 
 # makes statistics for x of each dtype; 0.7 microseconds, torch.empty with a dtype takes 1.2
-_EMPTY = {
+EMPTY = {
     dtype: torch.empty(0, dtype=accumulation_dtype(dtype), device="cpu").new_empty
     for dtype in layout.DTYPES
 }
 # mean, what rounding took from it, var, r and d: one allocation
 STATISTICS = 5
+NOT_GIVEN = (None,) * 4  # mean, var, r and d to normalize by, instead of those of x
 _COUNTED = torch.tensor(True, device="cpu")
 _NOT_COUNTED = torch.tensor(False, device="cpu")
 
@@ -90,6 +91,7 @@ class Kept(NamedTuple):
     relu: bool
     renormalizes: bool  # there were running statistics
     eps: float
+    share: float = 1.0  # of the moments of x in ``saved``
 
 
 def at_once(call: Call) -> Tensor | None:
@@ -202,7 +204,7 @@ def _forward(call: Call, sizes: Sizes, y: Tensor | None) -> Step:
     _, n, c, _ = sizes
     size = n if microbatch is None else min(n, microbatch)
     new_mean = new_var = counter = None
-    empty = _EMPTY[x.dtype]
+    empty = EMPTY[x.dtype]
     saved = empty((STATISTICS, -(-n // size), c))
     in_place = _may_be_written(call, saved.dtype)
     if in_place:
@@ -228,6 +230,7 @@ def _forward(call: Call, sizes: Sizes, y: Tensor | None) -> Step:
         *call.bounds(),
         momentum,
         eps,
+        *NOT_GIVEN,
     )
     if in_place:
         torch._C._increment_version([mean, var, counter])  # type: ignore[list-item]
@@ -313,7 +316,7 @@ def gradients(
         needs: of these four, which.
         sizes: of ``kept.x``, if they are known.
     """
-    x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps = kept
+    x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps, share = kept
     need_x, need_weight, need_bias, need_residual = needs
     sizes = sizes or layout.sizes(x, microbatch)
     if sizes is None:
@@ -325,7 +328,7 @@ def gradients(
     dx = torch.empty_like(x) if need_x or masks_residual else None
     dresidual = torch.empty_like(x) if masks_residual else dy if need_residual else None
     c = sizes[2]
-    empty = _EMPTY[x.dtype]
+    empty = EMPTY[x.dtype]
     dweight = empty(c) if need_weight else None
     dbias = empty(c) if need_bias else None
     native.backward(
@@ -345,6 +348,7 @@ def gradients(
         dweight,
         dbias,
         eps,
+        share,
     )
     return dx if need_x else None, dweight, dbias, dresidual
 
@@ -362,7 +366,7 @@ def _like(t: Tensor, x: Tensor) -> Tensor:
 
 def _differentiable(dy: Tensor, kept: Kept, needs: Sequence[bool]) -> Gradients:
     """The same gradients by operations that can be differentiated again."""
-    x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps = kept
+    x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps, _ = kept
     need_x, need_weight, need_bias, need_residual = needs
     create_graph = torch.is_grad_enabled()
     call = Call(x, None, None, weight, bias, 1.0, 0.0, 0.0, eps, mask, microbatch)

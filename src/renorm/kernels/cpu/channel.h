@@ -79,7 +79,22 @@ static void NAME(forward_map)(const NAME(group) *g, int64_t first, int64_t chann
     }
 }
 
-/* Store the statistics of up to BLOCK channels, and map by them. */
+/* Store what up to BLOCK channels are normalized by, and map by that. */
+static void NAME(store_statistics)(const NAME(group) *g, int64_t first, int64_t channels,
+                                   const double *mean, const double *var, const double *r,
+                                   const double *d, NAME(coefficients) out) {
+    for (int64_t i = 0; i < channels; i++) {
+        const int64_t at = first + i;
+        g->mean[at] = out.m[i] = NAME(coefficient)(mean[i]);
+        g->lost[at] = (REAL)(mean[i] - (REAL)mean[i]);
+        g->var[at] = (REAL)var[i];
+        g->r[at] = (REAL)r[i];
+        g->d[at] = (REAL)d[i];
+    }
+    if (g->out) NAME(forward_map)(g, first, channels, out.b, out.c);
+}
+
+/* From the sums of up to BLOCK channels to their statistics and their map. */
 static void NAME(finish_forward)(const NAME(group) *g, int64_t first, int64_t channels,
                                  NAME(sums) sums, NAME(coefficients) out) {
     const double n = g->values < 1 ? 1 : g->values;
@@ -92,15 +107,19 @@ static void NAME(finish_forward)(const NAME(group) *g, int64_t first, int64_t ch
         d[i] = 0;
     }
     if (g->call->renormalizes) NAME(correct)(g, first, channels, mean, var, r, d);
-    for (int64_t i = 0; i < channels; i++) {
-        const int64_t at = first + i;
-        g->mean[at] = out.m[i] = NAME(coefficient)(mean[i]);
-        g->lost[at] = (REAL)(mean[i] - (REAL)mean[i]);
-        g->var[at] = (REAL)var[i];
-        g->r[at] = (REAL)r[i];
-        g->d[at] = (REAL)d[i];
-    }
-    if (g->out) NAME(forward_map)(g, first, channels, out.b, out.c);
+    NAME(store_statistics)(g, first, channels, mean, var, r, d, out);
+}
+
+/* From the statistics that are given for up to BLOCK channels to their map. */
+static void NAME(finish_given)(const NAME(group) *g, int64_t first, int64_t channels,
+                               NAME(coefficients) out) {
+    const call *c = g->call;
+    double mean[BLOCK], var[BLOCK], r[BLOCK], d[BLOCK];
+    read_vector(c->given_mean, first, channels, 0, mean);
+    read_vector(c->given_var, first, channels, 1, var);
+    read_vector(c->given_r, first, channels, 1, r);
+    read_vector(c->given_d, first, channels, 0, d);
+    NAME(store_statistics)(g, first, channels, mean, var, r, d, out);
 }
 
 /* dweight, dbias and the coefficients of dx of up to BLOCK channels. */
@@ -108,6 +127,7 @@ static void NAME(finish_backward)(const NAME(group) *g, int64_t first, int64_t c
                                   NAME(sums) sums, NAME(coefficients) out) {
     const double eps = g->call->eps, n = g->values < 1 ? 1 : g->values;
     const bool moves = g->values > 1 || !g->call->renormalizes; /* mean and var depend on x */
+    const double share = moves ? g->call->share : 0;
     double weight[BLOCK];
     read_vector(g->call->weight, first, channels, 1, weight);
     for (int64_t i = 0; i < channels; i++) {
@@ -115,8 +135,8 @@ static void NAME(finish_backward)(const NAME(group) *g, int64_t first, int64_t c
         double lost = g->lost[at], invstd = 1 / sqrt(g->var[at] + eps);
         double scale = weight[i] * g->r[at] * invstd;
         double product = sums.q[i] - lost * sums.s[i];
-        double slope = moves ? -scale * invstd * invstd * product / n : 0;
-        double constant = moves ? -scale * sums.s[i] / n : 0;
+        double slope = share > 0 ? -share * scale * invstd * invstd * product / n : 0;
+        double constant = share > 0 ? -share * scale * sums.s[i] / n : 0;
         g->dweight[at] = g->r[at] * product * invstd + g->d[at] * sums.s[i];
         g->dbias[at] = sums.s[i];
         out.m[i] = g->mean[at];
@@ -137,6 +157,8 @@ static void NAME(finish)(const NAME(group) *g, int64_t first, int64_t channels, 
                          NAME(coefficients) out) {
     if (g->what & PAIRED)
         NAME(finish_backward)(g, first, channels, sums, out);
+    else if (g->given)
+        NAME(finish_given)(g, first, channels, out);
     else
         NAME(finish_forward)(g, first, channels, sums, out);
 }

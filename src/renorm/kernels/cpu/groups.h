@@ -46,6 +46,7 @@ static NAME(group) NAME(group_of)(const NAME(batch) *b, int64_t index) {
     g.dbias = g.dweight + C;
     g.values = c->mask ? NAME(count)(g.mask, N * S) : (double)(N * S);
     g.threads = b->threads;
+    g.given = c->given_mean.values != NULL;
     g.streams = c->N * C * S * (int64_t)sizeof(ELEMENT) >= NAME(STREAMED);
     g.what = c->mask ? MASKED : 0;
     if (c->dy)
@@ -63,7 +64,7 @@ static void NAME(run_groups)(int64_t begin, int64_t end, void *context) {
         b->values[index] = g.values;
         if (!g.rows)
             NAME(planes)(&g);
-        else if (NAME(columns_per_block)(&g))
+        else if (!g.given && NAME(columns_per_block)(&g)) /* one pass has no use for blocks */
             NAME(columns)(&g);
         else
             NAME(rows)(&g);

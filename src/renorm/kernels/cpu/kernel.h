@@ -20,7 +20,8 @@ typedef struct {
  *
  * The forward writes out = y (unless NULL) and the statistics of each group, (G, C) each: mean, lost
  * (what rounding took from the mean), var, r and d; then the new running statistics, which may be the
- * old ones' own place, and adds 1 to the counter. The backward reads those, dy, and with a ReLU
+ * old ones' own place, and adds 1 to the counter. Where it is given a mean, it normalizes by that and
+ * by the var, r and d beside it, and those are stored. The backward reads those, dy, and with a ReLU
  * behind a residual y; it writes out = dx (unless NULL), dresidual, dweight and dbias.
  *
  * Pointers to void are in the dtype of x; statistics and gradients (C,) are in its accumulation
@@ -37,8 +38,10 @@ typedef struct {
     int64_t *counter;
     void *dweight, *dbias;
     vector weight, bias, running_mean, running_var;
+    vector given_mean, given_var, given_r, given_d;
     bool renormalizes; /* there are running statistics */
     double r_max, d_max, momentum, eps;
+    double share; /* of a group's own moments in what it was normalized by, as far as they move it */
     int threads;
     bool counted;
     atomic_bool out_of_memory;

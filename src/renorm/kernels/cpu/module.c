@@ -145,7 +145,8 @@ static bool computed(call *c, enum dtype dtype) {
     const int64_t values = c->N * c->C * c->S;
     if (PyErr_Occurred()) return false;
     if (c->microbatch < 1 || dtype == DTYPES || !known(&c->weight) || !known(&c->bias) ||
-        !known(&c->running_mean) || !known(&c->running_var)) {
+        !known(&c->running_mean) || !known(&c->running_var) || !known(&c->given_mean) ||
+        !known(&c->given_var) || !known(&c->given_r) || !known(&c->given_d)) {
         PyErr_SetString(PyExc_ValueError, "no code for this dtype, or a microbatch below 1");
         return false;
     }
@@ -164,12 +165,13 @@ static bool computed(call *c, enum dtype dtype) {
 }
 
 /* x, rows, N, C, S, microbatch, relu, mask, residual, y, saved, weight, bias, running mean and var,
- * new mean and var, counter, r_max, d_max, momentum, eps: tensors that lie as the sizes say, or None. */
+ * new mean and var, counter, r_max, d_max, momentum, eps, given mean, var, r and d: tensors that lie
+ * as the sizes say, or None. */
 static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     call c = {.dy = NULL};
     arguments a = {args};
     (void)self;
-    if (!count_is(count, 22)) return NULL;
+    if (!count_is(count, 26)) return NULL;
     enum dtype dtype = tensor(&a, &c);
     c.residual = address(&a);
     c.out = address(&a);
@@ -186,17 +188,21 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
     c.d_max = number(&a);
     c.momentum = number(&a);
     c.eps = number(&a);
+    c.given_mean = channels(&a);
+    c.given_var = channels(&a);
+    c.given_r = channels(&a);
+    c.given_d = channels(&a);
     if (!computed(&c, dtype)) return NULL;
     return PyBool_FromLong(c.counted);
 }
 
 /* x, rows, N, C, S, microbatch, relu, mask, dy, y, dx, dresidual, saved, renormalizes, weight, bias,
- * dweight, dbias, eps. */
+ * dweight, dbias, eps, share. */
 static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     call c = {.dy = NULL};
     arguments a = {args};
     (void)self;
-    if (!count_is(count, 19)) return NULL;
+    if (!count_is(count, 20)) return NULL;
     enum dtype dtype = tensor(&a, &c);
     c.dy = address(&a);
     c.y = address(&a);
@@ -209,6 +215,7 @@ static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t coun
     c.dweight = address(&a);
     c.dbias = address(&a);
     c.eps = number(&a);
+    c.share = number(&a);
     if (!computed(&c, dtype)) return NULL;
     Py_RETURN_NONE;
 }
@@ -260,6 +267,16 @@ static PyObject *plain(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     return PyErr_Occurred() ? NULL : PyBool_FromLong(result);
 }
 
+/* x and any number of (C,) vectors or None: whether all are plain, and x has a value at least. */
+static PyObject *readable(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    bool result = count > 0 && is_plain(args[0]) && called(args[0], name_dim, NULL) >= 2 &&
+                  called(args[0], name_numel, NULL) > 0;
+    const int64_t C = result ? called(args[0], name_size, one) : 0;
+    for (Py_ssize_t i = 1; i < count && result; i++) result = is_vector(args[i], C);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(result);
+}
+
 /* Addresses of two functions of torch's library, torch's tensor classes, and its dtypes. */
 static PyObject *connect(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
@@ -288,6 +305,7 @@ static PyMethodDef methods[] = {
     {"forward", (PyCFunction)(void (*)(void))forward, METH_FASTCALL, NULL},
     {"backward", (PyCFunction)(void (*)(void))backward, METH_FASTCALL, NULL},
     {"plain", (PyCFunction)(void (*)(void))plain, METH_FASTCALL, NULL},
+    {"readable", (PyCFunction)(void (*)(void))readable, METH_FASTCALL, NULL},
     {"connect", (PyCFunction)(void (*)(void))connect, METH_FASTCALL, NULL},
     {"use", use, METH_O, NULL},
     {NULL, NULL, 0, NULL},

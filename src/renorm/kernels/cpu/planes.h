@@ -162,6 +162,17 @@ static void NAME(plane_shifts)(const NAME(group) *g, int64_t first, int64_t chan
         for (int64_t i = 0; i < channels; i++) shift[i] = NAME(plane_shift)(g, first + i);
 }
 
+/* The sums that one part of all positions makes alone. */
+static void NAME(sum_whole)(const NAME(group) *g, NAME(part) part, NAME(sums) sums,
+                            NAME(coefficients) k) {
+    NAME(plane_shifts)(g, part.first, part.channels, sums.shift, k);
+    NAME(sum_part)(g, part, sums, k);
+    if (!(g->what & PAIRED) && NAME(shift_is_far)(g, sums, part.channels)) {
+        NAME(move_shift)(g, sums, part.channels);
+        NAME(sum_part)(g, part, sums, k);
+    }
+}
+
 /* Whole channels, in blocks that are still in cache when they are mapped. */
 static void NAME(whole_channels)(int64_t begin, int64_t end, void *context) {
     const NAME(group) *g = context;
@@ -175,12 +186,7 @@ static void NAME(whole_channels)(int64_t begin, int64_t end, void *context) {
     const int64_t block = bytes > 262144 ? 1 : least(BLOCK, 262144 / bytes);
     for (int64_t first = begin; first < end; first += block) {
         NAME(part) part = {first, least(block, end - first), 0, positions};
-        NAME(plane_shifts)(g, first, part.channels, shift, k);
-        NAME(sum_part)(g, part, sums, k);
-        if (!(g->what & PAIRED) && NAME(shift_is_far)(g, sums, part.channels)) {
-            NAME(move_shift)(g, sums, part.channels);
-            NAME(sum_part)(g, part, sums, k);
-        }
+        if (!g->given) NAME(sum_whole)(g, part, sums, k);
         NAME(finish)(g, first, part.channels, sums, k);
         if (g->out) NAME(map_part)(g, part, k);
     }
@@ -219,8 +225,8 @@ static void NAME(map_tasks)(int64_t begin, int64_t end, void *context) {
     }
 }
 
-/* Sums of all channels, the parts added in their order. */
-static void NAME(sum_cut)(NAME(cut) *cut, NAME(sums) sums) {
+/* Sums of all channels about `sums.shift`, the parts added in their order. */
+static void NAME(add_cut)(NAME(cut) *cut, NAME(sums) sums) {
     const int64_t C = cut->g->C, parts = cut->parts;
     in_parallel(cut->g->threads, C * parts, NAME(sum_tasks), cut);
     for (int64_t i = 0; i < C; i++) {
@@ -232,6 +238,18 @@ static void NAME(sum_cut)(NAME(cut) *cut, NAME(sums) sums) {
     }
 }
 
+static void NAME(sum_cut)(NAME(cut) *cut, NAME(sums) sums) {
+    const NAME(group) *g = cut->g;
+    for (int64_t first = 0; first < g->C; first += BLOCK)
+        NAME(plane_shifts)(g, first, least(BLOCK, g->C - first), sums.shift + first,
+                           NAME(coefficients_from)(cut->k, first));
+    NAME(add_cut)(cut, sums);
+    if (!(g->what & PAIRED) && NAME(shift_is_far)(g, sums, g->C)) {
+        NAME(move_shift)(g, sums, g->C);
+        NAME(add_cut)(cut, sums);
+    }
+}
+
 static void NAME(cut_channels)(const NAME(group) *g) {
     const int64_t C = g->C, parts = g->threads;
     double *doubles = malloc((size_t)(2 * C * (parts + 1)) * sizeof(double));
@@ -240,14 +258,7 @@ static void NAME(cut_channels)(const NAME(group) *g) {
         NAME(sums) sums = {reals, doubles, doubles + C};
         NAME(sums) partial = {reals, doubles + 2 * C, doubles + (2 + parts) * C};
         NAME(cut) cut = {g, parts, partial, NAME(coefficients_in)(reals + C, C)};
-        for (int64_t first = 0; first < C; first += BLOCK)
-            NAME(plane_shifts)(g, first, least(BLOCK, C - first), reals + first,
-                               NAME(coefficients_from)(cut.k, first));
-        NAME(sum_cut)(&cut, sums);
-        if (!(g->what & PAIRED) && NAME(shift_is_far)(g, sums, C)) {
-            NAME(move_shift)(g, sums, C);
-            NAME(sum_cut)(&cut, sums);
-        }
+        if (!g->given) NAME(sum_cut)(&cut, sums);
         NAME(finish_all)(g, sums, cut.k);
         if (g->out) in_parallel(g->threads, C * parts, NAME(map_tasks), &cut);
     } else {

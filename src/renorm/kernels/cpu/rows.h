@@ -199,7 +199,7 @@ static void NAME(row_shifts)(const NAME(table) *b, NAME(sums) sums) {
     if (g->what & RELU) NAME(repeat)(b, b->k.u, 2); /* w lies behind u */
 }
 
-static void NAME(run_table)(NAME(table) *b, NAME(sums) sums) {
+static void NAME(sum_all)(NAME(table) *b, NAME(sums) sums) {
     const NAME(group) *g = b->g;
     NAME(row_shifts)(b, sums);
     NAME(sum_table)(b, sums);
@@ -207,6 +207,11 @@ static void NAME(run_table)(NAME(table) *b, NAME(sums) sums) {
         NAME(move_shift)(g, sums, g->C);
         NAME(sum_table)(b, sums);
     }
+}
+
+static void NAME(run_table)(NAME(table) *b, NAME(sums) sums) {
+    const NAME(group) *g = b->g;
+    if (!g->given) NAME(sum_all)(b, sums);
     NAME(finish_all)(g, sums, b->k);
     if (!g->out) return;
     NAME(repeat)(b, b->k.m, 4); /* a, b and c lie behind m */
