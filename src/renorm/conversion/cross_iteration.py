@@ -10,7 +10,6 @@ from renorm.conversion.classes import become, counterpart
 from renorm.conversion.options import check_options, refusal
 from renorm.conversion.pairing import pair
 from renorm.conversion.selection import Site
-from renorm.errors import ArgumentError
 from renorm.nn import CrossIterationBatchNorm
 
 
@@ -27,12 +26,6 @@ def to_cross_iteration(
     if refused:
         raise refusal(refused)
     needed = layer.window > 1 and layer.compensation != "none"
-    if example is not None and not needed:
-        raise ArgumentError(
-            "example is for finding the layer in front of each norm, and with "
-            f"window={layer.window} and compensation={layer.compensation!r} none is needed. Leave "
-            "it out."
-        )
     sources = pair(model, targets, example) if needed else {}
     of_source = {module: name for name, module in model.named_modules()}
     for site, cls in classes.items():

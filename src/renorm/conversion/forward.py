@@ -88,7 +88,8 @@ def convert(
         exclude: the layers to leave as they are, in the same forms.
         example: input of the model for ``to="cross_iteration"``: a tensor, a tuple or list of
             positional arguments, or a dict of keyword arguments; None to go by the order of
-            modules. It is run in eval mode and leaves nothing changed.
+            modules. It is run in eval mode, leaves nothing changed, and is not looked at where the
+            settings need no source.
         **options: ``momentum`` and the settings of ``BatchRenorm``: ``limits``, ``microbatch``,
             ``single``, ``kernel``, ``sync``, ``process_group``; or those of
             ``CrossIterationBatchNorm``: ``window``, ``burn_in``, ``compensation``, ``sample``,
