@@ -43,7 +43,7 @@ CASES = [
     Case("conv1d", lambda: nn.Conv1d(2, 3, 4, stride=2, padding=1), (3, 2, 9), (4,),
          {"stride": 2, "padding": 1}),
     Case("conv2d", lambda: nn.Conv2d(3, 4, 3, padding=1), (2, 3, 5, 6), (3, 3), {"padding": 1}),
-    Case("conv2d_of_many_positions", lambda: nn.Conv2d(2, 4, 3, stride=(1, 2)), (8, 2, 9, 8), (3, 3),
+    Case("many_positions", lambda: nn.Conv2d(2, 4, 3, stride=(1, 2)), (8, 2, 9, 8), (3, 3),
          {"stride": (1, 2)}),
     Case("conv2d_1x1", lambda: nn.Conv2d(3, 6, 1, bias=False), (2, 3, 4, 4), (1, 1)),
     Case("dilated", lambda: nn.Conv2d(2, 3, (3, 2), dilation=(2, 3), padding=(2, 1)), (3, 2, 6, 7),

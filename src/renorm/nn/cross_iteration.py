@@ -229,13 +229,15 @@ class CrossIterationBatchNorm(_BatchNorm):
             self._step = 0 if count is None else int(count)
         return self._step
 
-    @_outside_graphs
     def _meet(self, source: Source, args: Any, kwargs: Any, output: Tensor) -> None:
-        """Look at a forward of the source, while it has its weights."""
+        """See a forward of the source, while it has its weights."""
+        if self._trains() and self.compensation != "none" and self.window > 1:
+            self._look(source, args[0] if args else kwargs["input"], output)
+
+    @_outside_graphs
+    def _look(self, source: Source, given: Tensor, output: Tensor) -> None:
         self._seen = None
-        given = args[0] if args else kwargs["input"]
-        needs = self.compensation != "none" and self._trains() and self._borrows()
-        if not needs or not isinstance(given, Tensor) or given.numel() == 0:
+        if not self._borrows() or not isinstance(given, Tensor) or given.numel() == 0:
             return
         window_settings.check_whole(self)
         with torch.no_grad(), _full_precision(given):

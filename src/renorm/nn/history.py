@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from renorm.kernels import borrowed, patches
 from renorm.kernels.call import accumulation_dtype
@@ -284,13 +285,20 @@ class History:
 
     def state(self) -> dict[str, Tensor]:
         """Everything, as tensors for a checkpoint."""
+        if not self.tensors:
+            return {}
         host = torch.tensor([[self.position] * self.sizes.lags, self.counts, self._moving])
-        return {**self.tensors, "host": host} if self.tensors else {}
+        kept = {**self.tensors, "host": host}
+        if "mean_patch" in kept:  # without the place of the current iteration
+            kept["mean_patch"] = kept["mean_patch"][:, :, :-1]
+        return kept
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what ``state`` gave, if it is of this kind of history; else begin anew."""
         self.clear()
         host = state.pop("host", None)
+        if "mean_patch" in state:
+            state["mean_patch"] = F.pad(state["mean_patch"], (0, 1))
         expected = shapes(self.method, self.sizes)
         if host is None or {name: tuple(t.shape) for name, t in state.items()} != expected:
             return

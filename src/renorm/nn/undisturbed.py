@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from renorm.nn import window_settings
 from renorm.nn.batch_renorm import BatchRenorm
+from renorm.nn.cross_iteration import CrossIterationBatchNorm
 from renorm.nn.recomputation import Memory
 from renorm.nn.sharing import Sync
 
@@ -27,8 +29,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         layer._settle()
     settings: list[tuple[BatchRenorm, Memory, Sync]]
     settings = [(layer, layer._memory, layer.sync) for layer in ours]
+    windows = [layer for layer in norms if isinstance(layer, CrossIterationBatchNorm)]
     buffers = [b for layer in norms for b in layer.buffers(recurse=False)]
-    with restored(buffers), _generators(model), _eager(), torch.no_grad():
+    with restored(buffers), _windows_apart(windows), _generators(model), _eager(), torch.no_grad():
         try:
             for layer in ours:
                 layer.sync = None
@@ -40,6 +43,22 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 layer.track_running_stats = tracking
             for layer, memory, sync in settings:
                 layer._memory, layer.sync = memory, sync
+
+
+@contextlib.contextmanager
+def _windows_apart(layers: Sequence[CrossIterationBatchNorm]) -> Iterator[None]:
+    """Begin windows of their own, and go on with those there are afterwards."""
+    names = ("_history", "_seen", "_step", "_memory")
+    before = [{name: vars(layer)[name] for name in names} for layer in layers]
+    try:
+        for layer in layers:
+            vars(layer).update(
+                _history=window_settings.history_for(layer, layer.source), _memory=Memory()
+            )
+        yield
+    finally:
+        for layer, kept in zip(layers, before, strict=True):
+            vars(layer).update(kept)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def history_for(layer: Layer, source: Source | None) -> History:
             "compensation='none', which needs no such layer, or batch norm."
         )
     geometry = geometry_of(source)
-    values = source.weight[0].numel()
+    values = source.weight.shape[1:].numel()
     sizes = Sizes(C, geometry.groups, values, lags, layer.sample or 0)
     return History(_method(layer.compensation, layer.sample, sizes), sizes, geometry)
 
