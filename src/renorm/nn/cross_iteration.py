@@ -240,6 +240,7 @@ class CrossIterationBatchNorm(_BatchNorm):
         if not self._borrows() or not isinstance(given, Tensor) or given.numel() == 0:
             return
         window_settings.check_whole(self)
+        window_settings.check_source(self, source)
         with torch.no_grad(), _full_precision(given):
             self._seen = self._told(source, given.detach(), output)
 

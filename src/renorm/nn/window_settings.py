@@ -153,6 +153,16 @@ def check_whole(layer: Layer) -> None:
         )
 
 
+def check_source(layer: Layer, source: nn.Module) -> None:
+    """Refuse a source that has got a parametrization since: reading its weights may change them."""
+    if "parametrizations" in source._modules:
+        raise ArgumentError(
+            f"{named(layer)} compensates for the weights of {layer.names[1] or 'its source'}: they "
+            "are computed by a parametrization now, and are no parameter of its own. Leave this "
+            "layer out (convert(..., exclude=...)), or use compensation='none'."
+        )
+
+
 def check_seen(layer: Layer, seen: Seen | None, x: Tensor) -> Seen:
     """What the source told, if x is what it gave.
 
