@@ -28,7 +28,7 @@ def test_no_norm_layer():
         ({"microbatch": 0}, "microbatch"),
         ({"momentum": 2}, "momentum"),
         ({"kernel": "none such"}, "no kernel"),
-        ({"to": "group_norm"}, "to is 'batch_renorm' or a callable"),
+        ({"to": "group_norm"}, "to is 'batch_renorm', 'cross_iteration' or a callable"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

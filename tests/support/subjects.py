@@ -31,6 +31,12 @@ LAZY = {
     4: renorm.LazyBatchRenorm2d,
     5: renorm.LazyBatchRenorm3d,
 }
+CROSS_ITERATION = {
+    2: renorm.CrossIterationBatchNorm1d,
+    3: renorm.CrossIterationBatchNorm1d,
+    4: renorm.CrossIterationBatchNorm2d,
+    5: renorm.CrossIterationBatchNorm3d,
+}
 TORCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
@@ -94,6 +100,11 @@ def _torch(case: Case) -> nn.Module:
     return TORCH[len(case.shape)](case.shape[1], **settings(case))
 
 
+def _window_of_one(case: Case) -> nn.Module:
+    """Batch norm, by the arithmetic of a window."""
+    return CROSS_ITERATION[len(case.shape)](case.shape[1], **settings(case), window=1)
+
+
 def _activated(case: Case) -> nn.Module:
     act = nn.ReLU() if case.relu else nn.Identity()
     cls = ACTIVATED[len(case.shape)]
@@ -137,6 +148,9 @@ ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
+WINDOW_OF_ONE = Subject(
+    "CrossIterationBatchNormNd of one", _window_of_one, renormalizes=False, takes=_plain
+)
 FUSED = Subject(
     "BatchRenormActNd", _activated, activates=True,
     takes=lambda case: (case.relu and cpu.MISSING is None) or rounded_once(case),
@@ -145,7 +159,8 @@ COMPOSED = Subject(
     "BatchRenormActNd composed", _watched, activates=True,
     takes=lambda case: case.relu and rounded_once(case),
 )  # fmt: skip
-SUBJECTS = [AUTO, CPU, CUDA, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM, FUSED, COMPOSED]
+SUBJECTS = [AUTO, CPU, CUDA, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
+SUBJECTS += [WINDOW_OF_ONE, FUSED, COMPOSED]
 
 
 def fill(layer: Any, t: Inputs) -> Any:

@@ -11,6 +11,8 @@ import renorm
 NAMES = {
     "ArgumentError", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d", "BatchRenormAct1d",
     "BatchRenormAct2d", "BatchRenormAct3d", "CollectiveError", "ConversionError",
+    "CrossIterationBatchNorm1d", "CrossIterationBatchNorm2d", "CrossIterationBatchNorm3d",
+    "CrossIterationBatchNormAct2d",
     "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d",
     "LazyBatchRenormAct2d", "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate",
     "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "nn",

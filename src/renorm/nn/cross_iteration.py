@@ -457,6 +457,10 @@ class CrossIterationBatchNormAct2d(CrossIterationBatchNorm2d):
         act: applied last; None for nn.ReLU(), nn.Identity() for none.
         drop: applied between norm and activation; None for none.
         **options: those of ``CrossIterationBatchNorm2d``.
+
+    >>> norm = CrossIterationBatchNormAct2d(4, act=nn.SiLU(), compensation="none")
+    >>> norm(torch.randn(2, 4, 3, 3)).shape
+    torch.Size([2, 4, 3, 3])
     """
 
     act: nn.Module
