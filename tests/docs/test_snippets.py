@@ -19,7 +19,8 @@ def _code(block: str) -> str:
 
 
 PYTHON = re.compile(r"^ *```python\n.*?```", re.DOTALL | re.MULTILINE)
-PAGES = ("README.md", "docs/howto.md", "docs/semantics.md", "docs/distributed.md")
+DOCS = ("howto", "semantics", "distributed", "cross_iteration")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 SNIPPETS = [
     pytest.param(_code(block), id=f"{path.name}-{i}")
     for path in map(ROOT.joinpath, PAGES)
