@@ -20,7 +20,8 @@ errors are in sigmas (the root of var + 1e-5 that the layer divides by).
 
 with rms over channels, layers and steps. A second table has the error of sampling itself, at the
 largest lag and the last of these steps: ``bias``, what the mean over all draws is off from the
-variance by all positions, and ``spread``, what one draw is; both in parts of the variance.
+variance by all positions, and ``spread``, what one draw is; both in parts of the variance, over
+layers that have more positions than the sample.
 
     python benchmarks/compensation.py --json compensation.jsonl   # a second call does missing runs
     python benchmarks/compensation.py --data DIR --svg benchmarks/results/compensation.svg
@@ -127,7 +128,7 @@ def show(runs: Sequence[Run], found: Found, console: Console) -> None:
         if not mine:
             continue
         figures = [found[run] for run in mine]
-        settings = f"lr {lr:g}, norm batch {norm_batch}, {len(mine)} seeds"
+        settings = f"lr {lr:g}, norm batch {norm_batch}, {len(mine)} seed{'s' * (len(mine) > 1)}"
         for truth in TRUTHS:
             console.print(f"{settings}: {truth}", style="bold", highlight=False)
             console.print(table(figures, truth, mine[0].window))

@@ -19,6 +19,8 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ import renorm
 from renorm.bench import allocator, resnet, timing
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
-from renorm.errors import RecordError, RenormError
+from renorm.errors import ArgumentError, RecordError, RenormError
 from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 
@@ -222,9 +224,20 @@ def resident_at_most() -> int | None:
 
 
 def afresh(setting: Setting, provider: str) -> Memory:
-    """``memory`` in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(memory, (setting, provider))
+    """``memory`` in a process of its own.
+
+    Raises:
+        ArgumentError: that process was ended.
+    """
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(memory, setting, provider).result()
+    except BrokenProcessPool as error:
+        raise ArgumentError(
+            f"The process of {provider} has died without a word. If it was ended for its memory, "
+            "take a smaller --window, or --only-time."
+        ) from error
 
 
 def time_table(found: Sequence[Time]) -> Table:

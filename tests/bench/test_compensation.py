@@ -150,6 +150,25 @@ def test_runs_are_recorded_and_none_is_done_twice(script: Any, tmp_path: Path, c
     assert len(file.read_text().splitlines()) == 1
 
 
+def test_a_decade_is_as_far_up_as_any_other(script: Any) -> None:
+    lines = {"a": [1.0, 0.1, 0.01], "b <": [0.0, 1.0, 1.0]}
+    document = script.chart({"one": lines, "two": lines, "three": lines}, 2, "lag", "error")
+    root = ElementTree.fromstring(document)
+    space = "{http://www.w3.org/2000/svg}"
+    width, height = (float(root.attrib[side]) for side in ("width", "height"))
+    drawn = [line.attrib["points"].split() for line in root.iter(f"{space}polyline")]
+    assert len(drawn) == 6
+    for points in drawn:
+        for point in points:
+            x, y = map(float, point.split(","))
+            assert 0 < x < width / 2
+            assert 0 < y < height / 2
+    up = [float(point.split(",")[1]) for point in drawn[0]]
+    assert up[1] - up[0] == pytest.approx(up[2] - up[1], abs=0.2)
+    assert up[0] < up[1]
+    assert "b <" in [text.text for text in root.iter(f"{space}text")]
+
+
 def test_what_is_removed_by_hand(script: Any) -> None:
     by_estimate = {name: [0.5, 0.5] for name in script.ESTIMATES}
     by_estimate |= {"none": [1.0, 2.0], "first_order": [0.1, 1.0], "exact": [0.0, 3.0]}

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from renorm.bench.resnet import CLASSES, Block
+from renorm.errors import ArgumentError
 from renorm.reference import (
     CrossIterationState,
     as_maps,
@@ -114,6 +116,16 @@ def test_a_new_process_knows_its_peak(script: Any) -> None:
     found = script.afresh(setting, "first_order")
     assert found.tensors == found.formula > 10 * 2**20
     assert found.peak is None or found.peak > found.tensors
+
+
+def die(setting: Any, provider: str) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_dies_is_a_message(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "memory", die)
+    with pytest.raises(ArgumentError, match="process of official has died"):
+        script.afresh(a_setting(script), script.OFFICIAL)
 
 
 def test_a_record_for_each_provider(
