@@ -11,6 +11,7 @@ from renorm.conversion.options import check_options, refusal
 from renorm.conversion.pairing import pair
 from renorm.conversion.selection import Site
 from renorm.nn import CrossIterationBatchNorm
+from renorm.nn.window_settings import check_norm
 
 
 def to_cross_iteration(
@@ -18,9 +19,9 @@ def to_cross_iteration(
 ) -> None:
     """Convert these layers in place, or none of them."""
     check_options(CrossIterationBatchNorm, options)
-    layer = CrossIterationBatchNorm(
-        1, momentum=options.get("momentum", 0.1), device="meta", **_without_momentum(options)
-    )
+    layer = CrossIterationBatchNorm(1, device="meta", **_without_momentum(options))
+    for site in targets:  # each has its own momentum, unless one is given
+        check_norm(options.get("momentum", site.layer.momentum), layer.eps)
     classes = {site: counterpart(site.layer, "cross_iteration") for site in targets}
     refused = {site: why for site, why in classes.items() if isinstance(why, str)}
     if refused:

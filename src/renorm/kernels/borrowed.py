@@ -38,7 +38,8 @@ def expanded(covariance_now: Tensor, rest: Tensor, inverse_var: Tensor) -> Tenso
         rest: 0, or var without what was sampled of it, (C, L).
         inverse_var: 1 / var, and 0 where it is 0, (C, L).
     """
-    return covariance_now.add(rest).square_().mul_(inverse_var)
+    now = covariance_now.add(rest)
+    return (now * inverse_var).mul_(now)  # its square would overflow, of values of 1e10
 
 
 def quadratic(W: Tensor, covariance: Tensor) -> Tensor:

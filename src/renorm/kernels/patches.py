@@ -150,7 +150,7 @@ def cross_moment(y: Tensor, x: Tensor, g: Geometry, out: Tensor) -> None:
         g.groups,
         (False, True, False),
     )
-    out.copy_(gradient.view(out.shape))
+    out.copy_(gradient.reshape(out.shape))  # it may be channels_last
 
 
 def _torch_mode(mode: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -38,6 +39,12 @@ def _full_precision(x: Tensor) -> Any:
     """A context without autocast."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _finite(*vectors: Tensor) -> bool | Tensor:
+    """Whether all values of these (C,) are finite; of an accelerator the host is not told."""
+    finite = torch.stack(vectors).isfinite().all()
+    return bool(finite) if finite.is_cpu else finite
 
 
 class CrossIterationBatchNorm(_BatchNorm):
@@ -157,6 +164,8 @@ class CrossIterationBatchNorm(_BatchNorm):
         """
         window_settings.check(window, burn_in, compensation, sample, follow, limits, history)
         window_settings.check_norm(self.momentum, self.eps)
+        if vars(self).get("_source") is not None:
+            self.detach()
         self.window = window
         self.burn_in = burn_in
         self.compensation = compensation
@@ -239,6 +248,9 @@ class CrossIterationBatchNorm(_BatchNorm):
         self._seen = None
         if not self._borrows() or not isinstance(given, Tensor) or given.numel() == 0:
             return
+        g = self._history.geometry
+        if g is not None and given.dim() != 2 + len(g.kernel):
+            return  # one example alone, or sequences: not (N, C, *spatial)
         window_settings.check_whole(self)
         window_settings.check_source(self, source)
         with torch.no_grad(), _full_precision(given):
@@ -327,8 +339,11 @@ class CrossIterationBatchNorm(_BatchNorm):
 
     def _finish(self, x: Tensor, seen: Seen | None, own: Moments, used: Used) -> None:
         """Remember the iteration, and move the running statistics."""
-        finite = (used.mean + used.var).abs_().amax().isfinite()
-        counted = bool(finite) if x.device.type == "cpu" else finite
+        # two questions: what a source did not read may spoil its E[p] alone; and lags that are not
+        # finite at the weights of now have to give way to this iteration, or would stay for good
+        told = None if seen is None else seen.own_mean
+        counted = _finite(*own) if told is None else _finite(*own, told)
+        moves = _finite(*own, used.mean, used.var)
         values = x.numel() // x.shape[1]
         if self.follow == "window" and used.share != 0.0:
             target, n = used[:2], values + (self._history.values if self._borrows() else 0)
@@ -337,8 +352,8 @@ class CrossIterationBatchNorm(_BatchNorm):
         if self._borrows():
             self._history.remember(seen, x, *own, counted)
         self._step = self._iterations() + 1
-        if n > 1 and counted is not False and self.training and self.track_running_stats:
-            self._track(*target, n, counted)
+        if n > 1 and moves is not False and self.training and self.track_running_stats:
+            self._track(*target, n, moves)
 
     def _track(self, mean: Tensor, var: Tensor, n: int, counted: bool | Tensor) -> None:
         """Move the running statistics, the variance times n/(n-1) as in nn.BatchNorm."""
@@ -385,7 +400,12 @@ class CrossIterationBatchNorm(_BatchNorm):
         self._step = None
         self._history.clear()
         if self.history == "save":
-            self._history.load({name[len(start) :]: t for name, t in saved.items()})
+            self._history.load({name[len(start) :]: t for name, t in saved.items()}, self._like())
+
+    def _like(self) -> Tensor | None:
+        """A tensor of the device and dtype that the source, or this layer, has."""
+        source = () if self.source is None else self.source.parameters()
+        return next(chain(source, self.parameters(), self.buffers()), None)
 
     def extra_repr(self) -> str:
         """The settings, as ``print(model)`` shows them."""

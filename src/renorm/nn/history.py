@@ -145,10 +145,11 @@ class History:
         if kept is not None and kept.device == device and kept.dtype == dtype:
             return
         self.clear()
-        self.tensors = {
-            name: torch.zeros(shape, device=device, dtype=dtype)
-            for name, shape in shapes(self.method, self.sizes).items()
-        }
+        with torch.inference_mode(False):  # forwards outside of it write into these too
+            self.tensors = {
+                name: torch.zeros(shape, device=device, dtype=dtype)
+                for name, shape in shapes(self.method, self.sizes).items()
+            }
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of all lags as they were, (C, L) each."""
@@ -278,6 +279,8 @@ class History:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
         """Follow ``nn.Module.to`` and its likes, in float32 at least."""
+        if any(t.is_meta and not function(t).is_meta for t in self.tensors.values()):
+            self.clear()  # to_empty: there are no values to follow with
         for name, t in self.tensors.items():
             moved = function(t)
             self.tensors[name] = t.to(moved.device, accumulation_dtype(moved.dtype))
@@ -293,8 +296,13 @@ class History:
             kept["mean_patch"] = kept["mean_patch"][:, :, :-1]
         return kept
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave, if it is of this kind of history; else begin anew."""
+    def load(self, state: dict[str, Any], like: Tensor | None) -> None:
+        """Take up what ``state`` gave, if it is of this kind of history; else begin anew.
+
+        Args:
+            state: of any device and dtype, as a checkpoint has it.
+            like: has the device and, in float32 at least, the dtype for it; None to leave them.
+        """
         self.clear()
         host = state.pop("host", None)
         if "mean_patch" in state:
@@ -303,6 +311,8 @@ class History:
         if host is None or {name: tuple(t.shape) for name, t in state.items()} != expected:
             return
         self.tensors = {name: t.detach().clone() for name, t in state.items()}
+        if like is not None:
+            self.apply(lambda t: t.to(like.device, like.dtype))
         self.position = int(host[0, 0])
         self.counts = [int(n) for n in host[1]]
         self._moving = [bool(n) for n in host[2]]

@@ -63,7 +63,11 @@ class Memory:
         found = distance.min() <= _SAME
 
         def pick(field: int, now: Tensor | float) -> Tensor:
-            then = torch.stack([torch.as_tensor(ref[field], device=mean.device) for _, ref in kept])
+            # a number would lose digits in the default dtype
+            dtype = torch.float64 if isinstance(now, float) else None
+            then = torch.stack(
+                [torch.as_tensor(ref[field], dtype=dtype, device=mean.device) for _, ref in kept]
+            )
             return torch.where(found, then.index_select(0, nearest).squeeze(0), now)
 
         return Reference(*(pick(i, now) for i, now in enumerate(current))), found
