@@ -15,7 +15,7 @@ from support.crossed import CASES, Case, drift, paired
 
 IN_C = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
-FUNCTIONS = ("mean_patch", "derived", "sampled", "combined", "keep", "sample", "track")
+FUNCTIONS = ("mean_patch", "derived", "sampled", "combined", "keep", "sample", "gather", "track")
 KINDS: list[dict[str, Any]] = [
     {"compensation": "none"},
     {"compensation": "first_order"},
@@ -107,6 +107,10 @@ def test_mean_patches_are_means_of_patches(
 ) -> None:
     g = Geometry((3, 2), (1, 2), (1, 1), ((1, 1), (0, 1)), "zeros", groups)
     x = torch.randn(examples, 6, *spatial, dtype=torch.float64) + 3
+    laid_otherwise = (
+        x.movedim(1, -1).contiguous().movedim(-1, 1)
+    )  # what the code in C does not read
+    assert torch.equal(patches(x, g), patches(laid_otherwise, g))
     rows = torch.full((groups, 4, 36 // groups), 7.0, dtype=torch.float64)
     expected = patches(x, g).mean(1)
     for name in INSTRUCTIONS:
@@ -119,8 +123,9 @@ def test_mean_patches_are_means_of_patches(
 
 @pytest.mark.parametrize("K", [1, 3, 8, 15, 16, 17, 64, 65, 1000])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_derivatives_of_any_length(K: int, threads: int) -> None:
-    C, L = 200, 3
+@pytest.mark.parametrize("L", [1, 2, 3, 4, 6, 7, 8, 13])
+def test_derivatives_of_any_length(K: int, L: int, threads: int) -> None:
+    C = 200
     t = {
         name: torch.randn(shape, dtype=torch.float64)
         for name, shape in {
@@ -192,6 +197,7 @@ def test_arguments_that_do_not_go_together_are_refused(name: str) -> None:
         "combined": (x, x, x, None, None, x, 2, 1, 1, 1),
         "keep": (x, x, None, x, x, None, x, 2, 1, 1, 0),
         "sample": (x, x, x, x, None, x, x, x, x, 2, 1, 1, 1, 1, 2, 0, 1, 1, 1, 1),
+        "gather": (x, x, x, x, 2, 1, 1, 1, 1, 1),
         "track": (x.half(), x, x, x, None, 2, 0.1, 1.0),
     }[name]
     with pytest.raises(ValueError, match=r"no code|do not go together"):

@@ -137,6 +137,8 @@ def patches(x: Tensor, g: Geometry, positions: np.ndarray | None = None) -> Tens
     if not g.kernel:
         return (x if positions is None else x[torch.from_numpy(positions)]).unsqueeze(0)
     example, _, read = reading(x, g, positions)
+    if native.usable(x) and native.readable(x.dtype, x):
+        return native.gather(x, g.groups, example, read)
     inside = read >= 0
     found = x.flatten(2)[_on(x, example[:, None]), :, _on(x, read * inside)]  # (m, k, C_in)
     if g.reads_zeros:

@@ -162,5 +162,5 @@ static void read_vector(vector v, int64_t first, int64_t n, double absent, doubl
 #define ALL_DTYPES {run_float32, run_float64, run_bfloat16, run_float16}
 #define WINDOW_OF(dtype)                                                                           \
     {mean_patch_##dtype, derived_##dtype, sampled_##dtype, combined_##dtype,                       \
-     keep_##dtype,       sample_##dtype,  track_##dtype}
+     keep_##dtype,       sample_##dtype,  gather_##dtype,  track_##dtype}
 #define WINDOWS {WINDOW_OF(float32), WINDOW_OF(float64)}

@@ -131,18 +131,25 @@ static void NAME(keep)(const place *p) {
     ((REAL *)p->valid)[p->slot] = 1;
 }
 
-/* Write the patch of one position about its mean, over the root of n; `read` says which inputs each
- * place of the kernel reads, -1 for a zero. */
-INLINE void NAME(write_patch)(const positions *p, const REAL *x, int64_t group, const int64_t *read,
-                              REAL *out) {
-    const int64_t k = p->k, per_group = p->channels / p->G;
-    const REAL *mean = (const REAL *)p->patches + (group * p->R + p->L) * p->K;
-    const REAL scale = 1 / (REAL)sqrt((double)p->n);
-    x += group * per_group * p->S;
+/* Write the patch of position j in a group, about a mean unless there is none, times a factor. */
+INLINE void NAME(write_patch)(const positions *p, int64_t group, int64_t j, const REAL *mean,
+                              REAL scale, REAL *out) {
+    const int64_t k = p->k, per_group = p->channels / p->G, *read = p->read + j * k;
+    const REAL *x = (const REAL *)p->x + (p->example[j] * p->channels + group * per_group) * p->S;
     for (int64_t i = 0; i < per_group; i++)
-        for (int64_t e = 0; e < k; e++)
-            out[i * k + e] =
-                ((read[e] < 0 ? 0 : x[i * p->S + read[e]]) - mean[i * k + e]) * scale;
+        for (int64_t e = 0; e < k; e++) {
+            const REAL value = read[e] < 0 ? 0 : x[i * p->S + read[e]];
+            out[i * k + e] = (value - (mean ? mean[i * k + e] : 0)) * scale;
+        }
+}
+
+/* Patches as they are, (G, n, K). */
+static void NAME(gather)(const positions *p) {
+    for (int64_t group = 0; group < p->G; group++)
+        for (int64_t j = 0; j < p->n; j++) {
+            REAL *out = (REAL *)p->patches + (group * p->n + j) * p->K;
+            NAME(write_patch)(p, group, j, NULL, 1, out);
+        }
 }
 
 /* Keep the patches of some positions, and what the outputs there were. */
@@ -151,12 +158,11 @@ static void NAME(sample)(const positions *p) {
     const REAL scale = 1 / (REAL)sqrt((double)p->n);
     for (int64_t group = 0; group < p->G; group++) {
         REAL *rows = (REAL *)p->patches + group * p->R * K;
-        memcpy(rows + p->slot * K, rows + L * K, (size_t)K * sizeof(REAL));
+        const REAL *now = rows + L * K;
+        memcpy(rows + p->slot * K, now, (size_t)K * sizeof(REAL));
         rows += (L + 1 + p->slot * s) * K;
-        for (int64_t j = 0; j < p->n; j++) {
-            const REAL *x = (const REAL *)p->x + p->example[j] * p->channels * p->S;
-            NAME(write_patch)(p, x, group, p->read + j * p->k, rows + j * K);
-        }
+        for (int64_t j = 0; j < p->n; j++)
+            NAME(write_patch)(p, group, j, now, scale, rows + j * K);
         memset(rows + p->n * K, 0, (size_t)((s - p->n) * K) * sizeof(REAL));
     }
     for (int64_t c = 0; c < p->C; c++) {

@@ -182,6 +182,23 @@ def sample(
     )
 
 
+def gather(x: Tensor, groups: int, example: np.ndarray, read: np.ndarray) -> Tensor:
+    """Patches (G, n, K) of x (N, C_in, *spatial).
+
+    Args:
+        x: input of a convolution.
+        groups: G.
+        example: of each patch, (n,).
+        read: inputs at each place of the kernel, (n, k), -1 for a zero.
+    """
+    (examples, channels), (n, k) = x.shape[:2], read.shape
+    out = x.new_empty(groups, n, channels // groups * k)
+    where = torch.from_numpy(example), torch.from_numpy(read)
+    inputs = x.numel() // (examples * channels)
+    cpu.native.gather(x, out, *where, groups, out.shape[2], n, channels, inputs, k)
+    return out
+
+
 def track(
     running_mean: Tensor,
     running_var: Tensor,

@@ -173,6 +173,31 @@ static PyObject *sample(PyObject *self, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
+/* x, patches, example, read; G, K, n, channels, S, k. */
+static PyObject *gather(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    positions p = {.slot = 0};
+    arguments a = {args};
+    (void)self;
+    if (!count_is(count, 10)) return NULL;
+    p.x = address(&a);
+    p.patches = address(&a);
+    p.example = address(&a);
+    p.read = address(&a);
+    p.G = integer(&a);
+    p.K = integer(&a);
+    p.n = integer(&a);
+    p.channels = integer(&a);
+    p.S = integer(&a);
+    p.k = integer(&a);
+    const window_code *code =
+        ready(args[0], p.G > 0 && p.channels % p.G == 0 && p.channels / p.G * p.k == p.K);
+    if (!code) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    code->gather(&p);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 /* running_mean, running_var, mean, var, counter; C, rate, unbiased. */
 static PyObject *track(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     averages v;
@@ -200,6 +225,7 @@ PyMethodDef window_methods[] = {
     {"combined", (PyCFunction)(void (*)(void))combined, METH_FASTCALL, NULL},
     {"keep", (PyCFunction)(void (*)(void))keep, METH_FASTCALL, NULL},
     {"sample", (PyCFunction)(void (*)(void))sample, METH_FASTCALL, NULL},
+    {"gather", (PyCFunction)(void (*)(void))gather, METH_FASTCALL, NULL},
     {"track", (PyCFunction)(void (*)(void))track, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

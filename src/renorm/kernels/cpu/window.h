@@ -53,7 +53,8 @@ typedef struct {
 
 /* Where n <= s positions of an iteration are kept: patches (G, R, K), with R = L + 1 + L s, of which
  * row L is the mean, and outputs (C, L, s). x is (N, channels, S), y (N, C, out); a position is an
- * example and an output place, and reads x at `read` (n, k). */
+ * example and an output place, and reads x at `read` (n, k), where -1 is a zero. Gathered alone, patches
+ * are (G, n, K). */
 typedef struct {
     int64_t C, G, K, L, R, s, n, slot, channels, S, k, out;
     const int64_t *example, *output, *read;
@@ -78,6 +79,7 @@ typedef struct {
     bool (*combined)(const window *);
     void (*keep)(const place *);
     void (*sample)(const positions *);
+    void (*gather)(const positions *);
     void (*track)(const averages *);
 } window_code;
 
