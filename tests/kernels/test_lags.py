@@ -109,7 +109,7 @@ def test_mean_patches_are_means_of_patches(
     x = torch.randn(examples, 6, *spatial, dtype=torch.float64) + 3
     laid_otherwise = (
         x.movedim(1, -1).contiguous().movedim(-1, 1)
-    )  # what the code in C does not read
+    )  # for torch
     assert torch.equal(patches(x, g), patches(laid_otherwise, g))
     rows = torch.full((groups, 4, 36 // groups), 7.0, dtype=torch.float64)
     expected = patches(x, g).mean(1)
