@@ -107,9 +107,7 @@ def test_mean_patches_are_means_of_patches(
 ) -> None:
     g = Geometry((3, 2), (1, 2), (1, 1), ((1, 1), (0, 1)), "zeros", groups)
     x = torch.randn(examples, 6, *spatial, dtype=torch.float64) + 3
-    laid_otherwise = (
-        x.movedim(1, -1).contiguous().movedim(-1, 1)
-    )  # for torch
+    laid_otherwise = x.movedim(1, -1).contiguous().movedim(-1, 1)
     assert torch.equal(patches(x, g), patches(laid_otherwise, g))
     rows = torch.full((groups, 4, 36 // groups), 7.0, dtype=torch.float64)
     expected = patches(x, g).mean(1)
