@@ -103,6 +103,6 @@ def test_shapes_are_those_of_the_documentation() -> None:
     sizes = Sizes(channels=8, groups=2, values=9, lags=3, sample=5)
     assert shapes("derivative", sizes)["derivative"] == (8, 3, 9)
     assert shapes("covariance", sizes)["covariance"] == (2, 9, 3, 9)
-    assert shapes("patches", sizes)["patches"] == (2, 9, 3, 5)
+    assert shapes("patches", sizes)["patches"] == (2, 3 + 1 + 3 * 5, 9)
     assert shapes("outputs", sizes)["outputs"] == (8, 3, 5)
     assert copy.copy(sizes) == sizes

@@ -15,13 +15,13 @@ def means(W: Tensor, bias: Tensor | None, mean_patch: Tensor, offset: Tensor) ->
     Args:
         W: (G, C / G, K), of now.
         bias: (C,), of now.
-        mean_patch: E[p] of each iteration, (G, K, L).
+        mean_patch: E[p] of each iteration, (G, L, K).
         offset: what the mean had beside ``W E[p] + b`` then, (C, L).
     """
     if len(W) == 1:
-        mean = torch.addmm(offset, W[0], mean_patch[0])
+        mean = torch.addmm(offset, W[0], mean_patch[0].t())
     else:
-        mean = (W @ mean_patch).view(offset.shape).add_(offset)
+        mean = (W @ mean_patch.transpose(1, 2)).reshape(offset.shape).add_(offset)
     return mean if bias is None else mean.add_(bias.unsqueeze(1))
 
 

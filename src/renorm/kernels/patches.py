@@ -15,10 +15,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.nn import functional as F
 
+from renorm.kernels.cpu import lags as native
+
 # up to so many positions one product of patches is faster than the native weight gradient: on 2
 # cores 1.4 against 3.8 ms for 64 of them, K = 4,608 and C = 512, but 1.5 against 1.2 for 256
 _FEW = 64
-_ONE_PRODUCT = 2**16  # entries of a matrix that sums all boxes at once
+_KEPT = 2**16  # entries of a table that is kept for images of a size, and covers all at once
 _AT_ONCE = 2**22  # values of patches in memory, where all are needed
 
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -51,66 +53,109 @@ def _reading(
 
 
 def _shares(size: int, *settings: Any) -> np.ndarray:
-    """How large a part of the outputs reads each input at each place of the kernel: (size, k)."""
+    """How large a part of the outputs reads each input at each place of the kernel: (k, size)."""
     reading = _reading(size, *settings)
     times = [np.bincount(column[column >= 0], minlength=size) for column in reading.T]
-    return np.stack(times, 1) / len(reading)
+    return np.stack(times) / len(reading)
 
 
-@lru_cache(maxsize=512)
-def _share(device: torch.device, dtype: torch.dtype, *dimensions: tuple[Any, ...]) -> Tensor:
-    """The same of several dimensions, inputs and places flattened."""
-    shares = reduce(np.kron, (_shares(*d) for d in dimensions))
-    return torch.from_numpy(shares).to(device, dtype)
+class _Plan:
+    """What follows from the size of an image and how it is read: k places, S inputs."""
+
+    def __init__(self, spatial: tuple[int, ...], g: Geometry) -> None:
+        each = zip(spatial, g.kernel, g.stride, g.dilation, g.padding, strict=True)
+        self.dimensions = [(*settings, g.mode) for settings in each]
+        self.inputs = prod(spatial)
+        self.out = [len(_reading(*d)) for d in self.dimensions]
+        self.outputs, self.places = prod(self.out), prod(g.kernel)
+        self.one_product = self.inputs * self.places <= _KEPT
+        self._shares: dict[Any, list[Tensor]] = {}
+        self._reads = None
+        if self.outputs * self.places <= _KEPT:
+            self._reads = self._composed(np.arange(self.outputs))
+
+    def shares(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        """The shares (k, S) of all dimensions in one, or of each where that would be large."""
+        found = self._shares.get((device, dtype))
+        if found is None:
+            each = [_shares(*d) for d in self.dimensions]
+            each = [reduce(np.kron, each)] if self.one_product else each
+            found = [torch.from_numpy(shares).to(device, dtype) for shares in each]
+            self._shares[device, dtype] = found
+        return found
+
+    def reads(self, outputs: np.ndarray) -> np.ndarray:
+        """Which inputs some outputs read: (len(outputs), k), -1 for a zero."""
+        return self._composed(outputs) if self._reads is None else self._reads[outputs]
+
+    def _composed(self, outputs: np.ndarray) -> np.ndarray:
+        index = np.zeros((len(outputs), 1), np.int64)
+        for o, d in zip(np.unravel_index(outputs, self.out), self.dimensions, strict=True):
+            read, before = _reading(*d)[o][:, None], index[..., None]
+            both = np.where((read < 0) | (before < 0), -1, before * d[0] + read)
+            index = both.reshape(len(outputs), -1)
+        return index
 
 
-def _dimensions(x: Tensor, g: Geometry) -> list[tuple[Any, ...]]:
-    each = zip(x.shape[2:], g.kernel, g.stride, g.dilation, g.padding, strict=True)
-    return [(*settings, g.mode) for settings in each]
+@lru_cache(maxsize=128)
+def _plan(spatial: tuple[int, ...], g: Geometry) -> _Plan:
+    return _Plan(spatial, g)
 
 
-def output_sizes(x: Tensor, g: Geometry) -> list[int]:
-    """The spatial size of the output for x."""
-    return [len(_reading(*d)) for d in _dimensions(x, g)]
-
-
-def mean_patch(x: Tensor, g: Geometry, dtype: torch.dtype) -> Tensor:
+def mean_patch(x: Tensor, g: Geometry, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """The mean (G, K) over all positions, by sums over boxes: no patch is built.
 
     Args:
         x: input of the layer, (N, K) or (N, C_in, *spatial), N > 0.
         g: how the layer reads it.
         dtype: of the result and the sums.
+        out: room for the result, whose rows may lie apart; None for new room.
     """
+    if not g.kernel:
+        mean = x.mean(0, dtype=dtype).unsqueeze(0)
+        return mean if out is None else out.copy_(mean)
+    plan = _plan(tuple(x.shape[2:]), g)
+    shares = plan.shares(x.device, dtype)
+    if plan.one_product and native.usable(shares[0]) and native.readable(dtype, x):
+        values = x.shape[1] // g.groups * plan.places
+        out = shares[0].new_empty(g.groups, values) if out is None else out
+        native.write_mean(x, shares[0], g.groups, out)
+        return out
     mean = x.mean(0, dtype=dtype)
-    dimensions = _dimensions(x, g)
-    if dimensions and prod(x.shape[2:]) * prod(g.kernel) <= _ONE_PRODUCT:
-        mean = mean.flatten(1) @ _share(x.device, dtype, *dimensions)
+    if plan.one_product:
+        mean = mean.flatten(1) @ shares[0].t()
     else:
-        for dimension in dimensions:
+        for each in shares:
             # the first spatial dimension that is left becomes the last one of the patch
-            mean = mean.movedim(1, -1) @ _share(x.device, dtype, dimension)
-    return mean.reshape(g.groups, -1)
+            mean = mean.movedim(1, -1) @ each.t()
+    mean = mean.reshape(g.groups, -1)
+    return mean if out is None else out.copy_(mean)
 
 
 def patches(x: Tensor, g: Geometry, positions: np.ndarray | None = None) -> Tensor:
     """The patches (G, m, K), or of some positions in the order given."""
     if not g.kernel:
         return (x if positions is None else x[torch.from_numpy(positions)]).unsqueeze(0)
-    out = output_sizes(x, g)
-    if positions is None:
-        positions = np.arange(len(x) * prod(out))
-    example, *where = np.unravel_index(positions, (len(x), *out))
-    index, inside = np.zeros((len(positions), 1), np.int64), np.ones((len(positions), 1), bool)
-    for o, dimension in zip(where, _dimensions(x, g), strict=True):
-        read = _reading(*dimension)[o][:, None]
-        inside = (inside[..., None] & (read >= 0)).reshape(len(positions), -1)
-        index = (index[..., None] * dimension[0] + read).reshape(len(positions), -1)
-    found = x.flatten(2)[_on(x, example[:, None]), :, _on(x, index * inside)]  # (m, k, C_in)
+    example, _, read = reading(x, g, positions)
+    if native.usable(x) and native.readable(x.dtype, x):
+        return native.gather(x, g.groups, example, read)
+    inside = read >= 0
+    found = x.flatten(2)[_on(x, example[:, None]), :, _on(x, read * inside)]  # (m, k, C_in)
     if g.reads_zeros:
         found.masked_fill_(_on(x, ~inside).unsqueeze(2), 0)
-    split = found.view(len(positions), -1, g.groups, x.shape[1] // g.groups)
-    return split.permute(2, 0, 3, 1).reshape(g.groups, len(positions), -1)
+    split = found.view(len(example), -1, g.groups, x.shape[1] // g.groups)
+    return split.permute(2, 0, 3, 1).reshape(g.groups, len(example), -1)
+
+
+def reading(
+    x: Tensor, g: Geometry, positions: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The example and the output place (m,) of positions, and the inputs (m, k) read there."""
+    plan = _plan(tuple(x.shape[2:]), g)
+    if positions is None:
+        positions = np.arange(len(x) * plan.outputs)
+    example, output = np.divmod(positions, plan.outputs)
+    return example, output, plan.reads(output)
 
 
 def _on(x: Tensor, values: np.ndarray) -> Tensor:
@@ -127,9 +172,9 @@ def cross_moment(y: Tensor, x: Tensor, g: Geometry, out: Tensor) -> None:
         out: (C, K), rows may lie apart.
     """
     m, C = y.numel() // y.shape[1], y.shape[1]
-    dy = y / m
     if not g.kernel or (m <= _FEW and g.groups == 1):
-        torch.mm(dy.movedim(1, 0).reshape(C, m), patches(x, g)[0], out=out)
+        dy = y.movedim(1, 0).reshape(C, m) / m
+        torch.mm(dy, patches(x, g)[0], out=out)
         return
     pads = [before for before, _ in g.padding]
     if g.mode != "zeros" or any(before != behind for before, behind in g.padding):
@@ -138,7 +183,7 @@ def cross_moment(y: Tensor, x: Tensor, g: Geometry, out: Tensor) -> None:
         pads = [0] * len(pads)
     filters = x.new_empty(C, x.shape[1] // g.groups, *g.kernel)
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        dy,
+        y,
         x,
         filters,
         None,
@@ -150,7 +195,7 @@ def cross_moment(y: Tensor, x: Tensor, g: Geometry, out: Tensor) -> None:
         g.groups,
         (False, True, False),
     )
-    out.copy_(gradient.reshape(out.shape))  # it may be channels_last
+    torch.mul(gradient.reshape(out.shape), 1 / m, out=out)  # it may be channels_last
 
 
 def _torch_mode(mode: str) -> str:
@@ -166,7 +211,7 @@ def covariance(x: Tensor, mean: Tensor, g: Geometry, out: Tensor) -> None:
         g: how the layer reads x.
         out: (G, K, K), of any strides.
     """
-    positions = prod(output_sizes(x, g))
+    positions = _plan(tuple(x.shape[2:]), g).outputs if g.kernel else 1
     examples = max(1, _AT_ONCE // (mean.numel() * positions))
     total = torch.zeros(g.groups, *2 * [mean.shape[1]], dtype=out.dtype, device=out.device)
     for part in x.split(examples):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import reduce
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,9 +12,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm.errors import ArgumentError
-from renorm.kernels import borrowed, patches, window
+from renorm.kernels import borrowed, window
 from renorm.kernels.algebra import correction
 from renorm.kernels.call import accumulation_dtype
+from renorm.kernels.cpu import lags as native
 from renorm.nn import window_settings
 from renorm.nn.history import Seen
 from renorm.nn.inputs import by_running_statistics, check_input
@@ -43,8 +45,18 @@ def _full_precision(x: Tensor) -> Any:
 
 def _finite(*vectors: Tensor) -> bool | Tensor:
     """Whether all values of these (C,) are finite; of an accelerator the host is not told."""
-    finite = torch.stack(vectors).isfinite().all()
+    finite = reduce(torch.add, vectors).abs().amax().isfinite()
     return bool(finite) if finite.is_cpu else finite
+
+
+def _in_place(statistics: tuple[Tensor, Tensor], count: Tensor | None, like: Tensor) -> bool:
+    """Whether the code in C can move running statistics where they are."""
+    return (
+        native.usable(like)
+        and native.readable(like.dtype, *statistics, like)
+        and not statistics[0].is_inference()
+        and (count is None or native.readable(torch.int64, count))
+    )
 
 
 class CrossIterationBatchNorm(_BatchNorm):
@@ -264,11 +276,9 @@ class CrossIterationBatchNorm(_BatchNorm):
         W = source.weight.detach().to(dtype).reshape(g.groups, -1, history.sizes.values)
         bias = None if source.bias is None else source.bias.detach().to(dtype)
         moves = source.weight.requires_grad  # or else compensation is zero and free
-        mean_patch = patches.mean_patch(given, g, dtype) if moves else None
-        means = history.means(W, bias, mean_patch)
-        lags = None if history.empty else (means[:, :-1], history.variances(W))
+        own_mean, lags = history.at(W, bias, given if moves else None)
         version = None if output.is_inference() else output._version
-        return Seen(given, output, version, mean_patch, means[:, -1], lags)
+        return Seen(given, output, version, moves, own_mean, lags)
 
     @_outside_graphs
     def _by_window(self, x: Tensor) -> Tensor:
@@ -280,7 +290,7 @@ class CrossIterationBatchNorm(_BatchNorm):
         with torch.no_grad(), _full_precision(x):
             seen, lags = self._take(x)
             own = window.moments(x)
-            used, repeated = self._combined(own, lags, x), False
+            (used, finite), repeated = self._combined(own, lags, x), False
             if repeats:
                 used, repeated = self._found(own[0], used)
             elif keeps:
@@ -291,7 +301,7 @@ class CrossIterationBatchNorm(_BatchNorm):
         )
         if not repeated:
             with torch.no_grad(), _full_precision(x):
-                self._finish(x.detach(), seen, own, used)
+                self._finish(x.detach(), seen, own, used, finite)
         return y
 
     def _empty(self, x: Tensor) -> Tensor:
@@ -315,12 +325,25 @@ class CrossIterationBatchNorm(_BatchNorm):
         on_host = mean.device.type == "cpu"
         return Used(mean, var, float(share) if on_host else share), bool(repeated)
 
-    def _combined(self, own: Moments, lags: Moments | None, x: Tensor) -> Used:
-        if lags is not None:
-            weights, share = self._history.weights()
-            return Used(*borrowed.combined(*own, *lags, weights), share)
-        if x.numel() > x.shape[1]:
-            return Used(*own, 1.0)
+    def _combined(
+        self, own: Moments, lags: Moments | None, x: Tensor
+    ) -> tuple[Used, bool | Tensor]:
+        """What to normalize by, and whether all of it is finite."""
+        if lags is None and x.numel() == x.shape[1]:
+            used = self._of_running_statistics(own)
+        else:
+            weights, share = (None, 1.0) if lags is None else self._history.weights()
+            if native.usable(own[0]):
+                mean, var, finite = native.combined(*own, lags, weights)
+                return Used(mean, var, share), finite
+            moments = own
+            if lags is not None and weights is not None:
+                moments = borrowed.combined(*own, *lags, weights)
+            used = Used(*moments, share)
+        finite = (used.mean + used.var).abs_().amax().isfinite()
+        return used, bool(finite) if x.device.type == "cpu" else finite
+
+    def _of_running_statistics(self, own: Moments) -> Used:
         if self.running_mean is None or self.running_var is None:
             raise ArgumentError(
                 f"{window_settings.named(self)} got one value per channel, which has no spread, "
@@ -337,13 +360,14 @@ class CrossIterationBatchNorm(_BatchNorm):
         running = (mean.to(used.mean), var.to(used.var))
         return correction(used.mean, used.var, *running, *self.limits(step), self.eps)
 
-    def _finish(self, x: Tensor, seen: Seen | None, own: Moments, used: Used) -> None:
-        """Remember the iteration, and move the running statistics."""
+    def _finish(
+        self, x: Tensor, seen: Seen | None, own: Moments, used: Used, finite: bool | Tensor
+    ) -> None:
+        """Remember the iteration, and move the running statistics if what was used is finite."""
         # two questions: what a source did not read may spoil its E[p] alone; and lags that are not
         # finite at the weights of now have to give way to this iteration, or would stay for good
-        told = None if seen is None else seen.own_mean
-        counted = _finite(*own) if told is None else _finite(*own, told)
-        moves = _finite(*own, used.mean, used.var)
+        counted = _finite(*own) if seen is None else _finite(*own, seen.own_mean)
+        moves = counted & finite if isinstance(finite, Tensor) else counted and finite
         values = x.numel() // x.shape[1]
         if self.follow == "window" and used.share != 0.0:
             target, n = used[:2], values + (self._history.values if self._borrows() else 0)
@@ -357,16 +381,21 @@ class CrossIterationBatchNorm(_BatchNorm):
 
     def _track(self, mean: Tensor, var: Tensor, n: int, counted: bool | Tensor) -> None:
         """Move the running statistics, the variance times n/(n-1) as in nn.BatchNorm."""
-        running = (self.running_mean, self.running_var)
-        count = self.num_batches_tracked
-        if running[0] is None or running[1] is None:
+        running_mean, running_var = self.running_mean, self.running_var
+        count, rate = self.num_batches_tracked, self.momentum
+        if running_mean is None or running_var is None:
             return
-        rate: Any = self.momentum
+        running, unbiased = (running_mean, running_var), n / (n - 1)
+        if _in_place(running, count, mean):
+            if rate is None:
+                rate = 1 / (1 if count is None else int(count) + 1)
+            native.track(*running, count, mean, var, rate, unbiased)
+            return
+        part: Any = rate
         if rate is None:
-            rate = 1.0 if count is None else 1 / (count.to(mean) + 1)
-        for buffer, value in zip(running, (mean, var * (n / (n - 1))), strict=True):
-            assert buffer is not None
-            new = buffer.lerp(value.to(buffer.dtype), rate)
+            part = 1.0 if count is None else 1 / (count.to(mean) + 1)
+        for buffer, value in zip(running, (mean, var * unbiased), strict=True):
+            new = buffer.lerp(value.to(buffer.dtype), part)
             buffer.copy_(new if isinstance(counted, bool) else torch.where(counted, new, buffer))
         if count is not None:
             count.add_(counted)

@@ -5,9 +5,9 @@ what the variance needs beside it, by ``Method``::
 
     "none"        nothing: statistics stay as they were
     "derivative"  mean(y_c p), (C, K): the variance to first order in the weights
-    "outputs"     p_c and y_c at some positions, (G, K, s) and (C, s): the same, on these alone
+    "outputs"     p_c and y_c at some positions, (G, s, K) and (C, s): the same, on these alone
     "covariance"  mean(p_c p_c^T), (G, K, K): the variance as it is
-    "patches"     p_c at some positions, (G, K, s): the same, on these alone
+    "patches"     p_c at some positions, (G, s, K): the same, on these alone
 
 with K values a patch, G groups, C channels, and the index c for "about its mean". No copy of the
 weights of then is needed, since the derivative of the variance, times them, is twice the variance.
@@ -22,26 +22,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from renorm.kernels import borrowed, patches
 from renorm.kernels.call import accumulation_dtype
+from renorm.kernels.cpu import lags as native
 from renorm.kernels.patches import Geometry
 
 Method = Literal["none", "derivative", "outputs", "covariance", "patches"]
 
-# in which dimension of each tensor the lags lie
-_LAG = {
-    "offset": 1,
-    "rest": 1,
-    "inverse_var": 1,
-    "valid": 0,
-    "mean_patch": 2,
-    "derivative": 1,
-    "covariance": 2,
-    "patches": 2,
-    "outputs": 1,
-}
 _STEP = 0.5 * (5**0.5 - 1)  # multiples of it, modulo 1, fill [0, 1) evenly however many there are
 _OTHER_STEP = 2**0.5 - 1
 
@@ -62,11 +50,13 @@ def shapes(method: Method, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     kept: dict[str, tuple[int, ...]] = {"offset": (C, L + 1), "rest": (C, L), "valid": (L,)}
     if method == "none":
         return kept
-    kept["mean_patch"] = (G, K, L + 1)  # one more: with the current iteration it is one product
     if method in ("derivative", "outputs"):
         kept["inverse_var"] = (C, L)
+    # one more: with the current iteration, and what there is of patches, it is one product
     if method in ("patches", "outputs"):
-        kept["patches"] = (G, K, L, s)
+        kept["patches"] = (G, L + 1 + L * s, K)
+    else:
+        kept["mean_patch"] = (G, L + 1, K)
     if method == "derivative":
         kept["derivative"] = (C, L, K)
     elif method == "covariance":
@@ -87,8 +77,8 @@ class Seen(NamedTuple):
     input: Tensor
     output: Tensor
     version: int | None  # of the output, to notice that something was written into it
-    mean_patch: Tensor | None  # E[p], (G, K); None where the weights never change
-    own_mean: Tensor | None  # W E[p] + b, (C,)
+    moves: bool  # whether the weights change: then the history has E[p]
+    own_mean: Tensor  # W E[p] + b, (C,), the last column of (C, L + 1)
     lags: tuple[Tensor, Tensor] | None  # mean and variance (C, L) of the lags at these weights
 
 
@@ -155,6 +145,51 @@ class History:
         """Mean and variance of all lags as they were, (C, L) each."""
         return self.tensors["offset"][:, :-1], self.tensors["rest"]
 
+    @property
+    def _rows(self) -> Tensor:
+        """Mean patches, and in some methods sampled ones behind them: (G, L + 1 ..., K)."""
+        return self.tensors["patches" if "patches" in self.tensors else "mean_patch"]
+
+    def at(
+        self, W: Tensor, bias: Tensor | None, given: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Statistics at the weights of now.
+
+        Args:
+            W: (G, C / G, K).
+            bias: (C,).
+            given: input of the source, whose mean patch is kept until ``remember``; None where the
+                weights do not change.
+
+        Returns:
+            ``(own_mean, lags)``: ``W E[p] + b`` of the current iteration (C,), and mean and
+            variance (C, L) of the lags, None if nothing is remembered.
+        """
+        L, g = self.sizes.lags, self.geometry
+        if (
+            given is not None
+            and g is not None
+            and self.method != "covariance"
+            and native.usable(W)
+            and native.readable(W.dtype, W, bias)
+        ):
+            patches.mean_patch(given, g, W.dtype, self._rows[:, L])
+            mean, var = self._at_once(W, bias)
+            return mean[:, L], None if self.empty else (mean[:, :L], var)
+        patch = None if given is None or g is None else patches.mean_patch(given, g, W.dtype)
+        mean = self.means(W, bias, patch)
+        return mean[:, L], None if self.empty else (mean[:, :L], self.variances(W))
+
+    def _at_once(self, W: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean (C, L + 1) and variance (C, L), by the code in C."""
+        t = self.tensors
+        kept, inverse_var = (t["offset"], t["rest"]), t.get("inverse_var")
+        if "derivative" in t:
+            assert inverse_var is not None
+            return native.derived(W, bias, t["mean_patch"], t["derivative"], *kept, inverse_var)
+        products = torch.bmm(W, t["patches"].transpose(1, 2)).flatten(0, 1)
+        return native.sampled(products, bias, t.get("outputs"), *kept, inverse_var)
+
     def means(self, W: Tensor, bias: Tensor | None, mean_patch: Tensor | None) -> Tensor:
         """``W E[p] + b`` of all lags and, at the end, of the current iteration: (C, L + 1).
 
@@ -163,16 +198,16 @@ class History:
             bias: (C,).
             mean_patch: E[p] of the current iteration, (G, K); None for zeros.
         """
-        t = self.tensors
+        t, L = self.tensors, self.sizes.lags
         if mean_patch is None and not any(self._moving):
             return t["offset"] if bias is None else t["offset"] + bias.unsqueeze(1)
-        current = t["mean_patch"][:, :, -1]
+        current = self._rows[:, L]
         current.zero_() if mean_patch is None else current.copy_(mean_patch)
-        return borrowed.means(W, bias, t["mean_patch"], t["offset"])
+        return borrowed.means(W, bias, self._rows[:, : L + 1], t["offset"])
 
     def variances(self, W: Tensor) -> Tensor:
         """The variance of all lags (C, L) at the weights W (G, C / G, K) of now."""
-        t, (C, G, K, L, s) = self.tensors, self.sizes
+        t, (C, _, K, L, s) = self.tensors, self.sizes
         if not any(self._moving):
             return t["rest"]
         if self.method == "covariance":
@@ -180,7 +215,8 @@ class History:
         if self.method == "derivative":
             now = torch.bmm(t["derivative"], W.reshape(C, K, 1)).squeeze(2)
             return borrowed.expanded(now, t["rest"], t["inverse_var"])
-        outputs = (W @ t["patches"].view(G, K, L * s)).view(C, L, s)
+        sampled = t["patches"][:, L + 1 :].transpose(1, 2)
+        outputs = (W @ sampled).view(C, L, s)
         if self.method == "patches":
             return outputs.square_().sum(2).add_(t["rest"]).clamp_(min=0)
         now = outputs.mul_(t["outputs"]).sum(2)
@@ -202,68 +238,85 @@ class History:
         self.position += 1
         if counted is False:
             return
-        places = {name: t.select(_LAG[name], slot) for name, t in self.tensors.items()}
-        before = {} if counted is True else {name: t.clone() for name, t in places.items()}
-        self._write(places, seen, x, mean, var, slot)
-        places["valid"].fill_(1)
+        places = {} if counted is True else self._places(slot)
+        before = {name: t.clone() for name, t in places.items()}
+        self._write(slot, seen, x, mean, var)
         if not self.counts[slot] or counted is not True:
             self._weights = None
         for name, old in before.items():
             places[name].copy_(torch.where(counted, places[name], old))  # type: ignore[arg-type]
         self.counts[slot] = values
 
-    def _write(
-        self,
-        places: dict[str, Tensor],
-        seen: Seen | None,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        slot: int,
-    ) -> None:
+    def _places(self, slot: int) -> dict[str, Tensor]:
+        """What belongs to one lag, as views; of a sample, ``patches`` is (G, s, K)."""
+        t, (_, _, _, L, s) = self.tensors, self.sizes
+        names = ("offset", "rest", "inverse_var", "derivative", "outputs")
+        places = {name: t[name][:, slot] for name in names if name in t}
+        places["valid"] = t["valid"][slot]
+        if self.method != "none":
+            places["mean_patch"] = self._rows[:, slot]
+        if "covariance" in t:
+            places["covariance"] = t["covariance"][:, :, slot]
+        if "patches" in t:
+            places["patches"] = t["patches"][:, L + 1 + slot * s : L + 1 + (slot + 1) * s]
+        return places
+
+    def _write(self, slot: int, seen: Seen | None, x: Tensor, mean: Tensor, var: Tensor) -> None:
         own = None if seen is None else seen.own_mean
-        places["offset"].copy_(mean if own is None else mean - own)
-        rest = places["rest"].copy_(var)
-        if "inverse_var" in places:
-            inverse = var.reciprocal()
-            places["inverse_var"].copy_(inverse.masked_fill_(inverse.isinf(), 0))
-        moves = seen is not None and seen.mean_patch is not None
+        moves = seen is not None and seen.moves
+        if native.usable(mean):
+            told_all = moves and not self.sizes.sample
+            native.keep(mean, var, own, self.tensors, slot, no_rest=told_all)
+        else:
+            self._keep(self._places(slot), own, mean, var)
         if moves:
             assert seen is not None
-            assert seen.mean_patch is not None
-            places["mean_patch"].copy_(seen.mean_patch)
-            self._write_second(places, seen.input, seen.mean_patch, x, mean, rest)
+            self._write_second(slot, seen.input, x, mean)
         elif self._moving[slot]:
+            places = self._places(slot)
             for name in ("mean_patch", "derivative", "covariance", "patches", "outputs"):
                 if name in places:
                     places[name].zero_()
         self._moving[slot] = moves
 
-    def _write_second(
-        self,
-        places: dict[str, Tensor],
-        given: Tensor,
-        mean_patch: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        rest: Tensor,
+    def _keep(
+        self, places: dict[str, Tensor], own: Tensor | None, mean: Tensor, var: Tensor
     ) -> None:
-        """What the variance needs; ``rest`` is the variance, and loses what this tells of it."""
-        g, given = self.geometry, given.to(mean.dtype)
+        places["offset"].copy_(mean if own is None else mean - own)
+        places["rest"].copy_(var)
+        if "inverse_var" in places:
+            inverse = var.reciprocal()
+            places["inverse_var"].copy_(inverse.masked_fill_(inverse.isinf(), 0))
+        places["valid"].fill_(1)
+
+    def _write_second(self, slot: int, given: Tensor, x: Tensor, mean: Tensor) -> None:
+        """The mean patch, and what the variance needs beside it, which ``rest`` then loses."""
+        g, L = self.geometry, self.sizes.lags
         assert g is not None
         if self.sizes.sample:
-            where = self._positions(x, self.sizes.sample)
-            p = (patches.patches(given, g, where) - mean_patch.unsqueeze(1)) / len(where) ** 0.5
-            y = (_rows(x, where) - mean) / len(where) ** 0.5
-            rest.sub_(y.square().sum(0))
-            _write_sample(places, p, y)
-        elif self.method == "derivative":
+            self._write_sample(slot, given, x, mean, g)
+            return
+        places, given = self._places(slot), given.to(mean.dtype)
+        mean_patch = places["mean_patch"].copy_(self._rows[:, L])
+        if self.method == "derivative":
             about_mean = x.to(mean.dtype) - mean.view(-1, *[1] * (x.dim() - 2))
             patches.cross_moment(about_mean, given, g, places["derivative"])
-            rest.zero_()
         else:
             patches.covariance(given, mean_patch, g, places["covariance"])
-            rest.zero_()
+        places["rest"].zero_()
+
+    def _write_sample(self, slot: int, given: Tensor, x: Tensor, mean: Tensor, g: Geometry) -> None:
+        where, t, dtype = self._positions(x, self.sizes.sample), self.tensors, mean.dtype
+        readable = native.usable(mean) and native.readable(dtype, given, x)
+        if "patches" in t and g.kernel and readable:
+            native.sample(given, x, mean, t, slot, patches.reading(given, g, where))
+            return
+        places = self._places(slot)
+        mean_patch = places["mean_patch"].copy_(self._rows[:, self.sizes.lags])
+        p = patches.patches(given.to(dtype), g, where) - mean_patch.unsqueeze(1)
+        y = (_rows(x, where) - mean) / len(where) ** 0.5
+        places["rest"].sub_(y.square().sum(0))
+        _write_products(places, p / len(where) ** 0.5, y)
 
     def _positions(self, x: Tensor, s: int) -> np.ndarray:
         """Where this iteration is sampled: all positions if there are no more than s.
@@ -283,7 +336,8 @@ class History:
             self.clear()  # to_empty: there are no values to follow with
         for name, t in self.tensors.items():
             moved = function(t)
-            self.tensors[name] = t.to(moved.device, accumulation_dtype(moved.dtype))
+            moved = t.to(moved.device, accumulation_dtype(moved.dtype))
+            self.tensors[name] = moved.contiguous()
         self._weights = None
 
     def state(self) -> dict[str, Tensor]:
@@ -292,8 +346,10 @@ class History:
             return {}
         host = torch.tensor([[self.position] * self.sizes.lags, self.counts, self._moving])
         kept = {**self.tensors, "host": host}
-        if "mean_patch" in kept:  # without the place of the current iteration
-            kept["mean_patch"] = kept["mean_patch"][:, :, :-1]
+        for name in ("mean_patch", "patches"):  # without the current iteration
+            if name in kept:
+                kept[name] = kept[name].clone()
+                kept[name][:, self.sizes.lags].zero_()
         return kept
 
     def load(self, state: dict[str, Any], like: Tensor | None) -> None:
@@ -305,12 +361,13 @@ class History:
         """
         self.clear()
         host = state.pop("host", None)
-        if "mean_patch" in state:
-            state["mean_patch"] = F.pad(state["mean_patch"], (0, 1))
         expected = shapes(self.method, self.sizes)
         if host is None or {name: tuple(t.shape) for name, t in state.items()} != expected:
             return
-        self.tensors = {name: t.detach().clone() for name, t in state.items()}
+        self.tensors = {
+            name: t.detach().clone(memory_format=torch.contiguous_format)
+            for name, t in state.items()
+        }
         if like is not None:
             self.apply(lambda t: t.to(like.device, like.dtype))
         self.position = int(host[0, 0])
@@ -325,22 +382,17 @@ def _rows(x: Tensor, positions: np.ndarray) -> Tensor:
     return planes[torch.from_numpy(example), :, torch.from_numpy(place)]
 
 
-def _write_sample(places: dict[str, Tensor], p: Tensor, y: Tensor) -> None:
+def _write_products(places: dict[str, Tensor], p: Tensor, y: Tensor) -> None:
     """Write what sampled patches (G, s, K) and outputs (s, C), over the root of s, tell."""
     if "derivative" in places:
         by_group = y.view(len(y), len(p), -1).permute(1, 2, 0)
         places["derivative"].copy_((by_group @ p).view(y.shape[1], -1))
     if "covariance" in places:
         places["covariance"].copy_(p.transpose(1, 2) @ p)
+    n = len(y)
     if "patches" in places:
-        _fill(places["patches"], p.transpose(1, 2))
+        places["patches"][:, :n].copy_(p)
+        places["patches"][:, n:].zero_()
     if "outputs" in places:
-        _fill(places["outputs"], y.t())
-
-
-def _fill(place: Tensor, values: Tensor) -> None:
-    """Write ``values`` into the first entries of the last dimension, and zeros behind them."""
-    n = values.shape[-1]
-    place[..., :n].copy_(values)
-    if n < place.shape[-1]:
-        place[..., n:].zero_()
+        places["outputs"][:, :n].copy_(y.t())
+        places["outputs"][:, n:].zero_()

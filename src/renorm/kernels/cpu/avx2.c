@@ -24,7 +24,7 @@
 #define VECTOR_BYTES 32
 #include "instances.h"
 
-const instructions avx2 = {"avx2", ALL_DTYPES};
+const instructions avx2 = {"avx2", ALL_DTYPES, WINDOWS};
 
 #ifdef __clang__
 #pragma clang attribute pop

@@ -59,7 +59,7 @@ static inline __attribute__((always_inline)) void store_some(void *p, const void
 #define VECTOR_BYTES 64
 #include "instances.h"
 
-const instructions avx512 = {"avx512", ALL_DTYPES};
+const instructions avx512 = {"avx512", ALL_DTYPES, WINDOWS};
 
 #ifdef __clang__
 #pragma clang attribute pop

@@ -9,4 +9,4 @@
 #define VECTOR_BYTES 16
 #include "instances.h"
 
-const instructions baseline = {"baseline", ALL_DTYPES};
+const instructions baseline = {"baseline", ALL_DTYPES, WINDOWS};

@@ -18,6 +18,9 @@ static void NAME(finish_all)(const NAME(group) *g, NAME(sums) sums, NAME(coeffic
 #include "columns.h"
 #include "rows.h"
 #include "groups.h"
+#if DTYPE_IS_REAL
+#include "lags.h"
+#endif
 
 #undef V
 #undef I

@@ -129,6 +129,7 @@ static void read_vector(vector v, int64_t first, int64_t n, double absent, doubl
 
 #define DTYPE float64
 #define ELEMENT double
+#define DTYPE_IS_REAL 1
 #include "instance.h"
 
 #undef REAL
@@ -145,6 +146,7 @@ static void read_vector(vector v, int64_t first, int64_t n, double absent, doubl
 #define DTYPE float32
 #define ELEMENT float
 #include "instance.h"
+#undef DTYPE_IS_REAL
 
 #define DTYPE bfloat16
 #define ELEMENT uint16_t
@@ -158,3 +160,7 @@ static void read_vector(vector v, int64_t first, int64_t n, double absent, doubl
 #include "instance.h"
 
 #define ALL_DTYPES {run_float32, run_float64, run_bfloat16, run_float16}
+#define WINDOW_OF(dtype)                                                                           \
+    {mean_patch_##dtype, derived_##dtype, sampled_##dtype, combined_##dtype,                       \
+     keep_##dtype,       sample_##dtype,  gather_##dtype,  track_##dtype}
+#define WINDOWS {WINDOW_OF(float32), WINDOW_OF(float64)}

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "window.h"
+
 enum dtype { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, DTYPES };
 
 /* A (C,) vector of the caller, in a dtype of its own; values is NULL where there is none. */
@@ -56,6 +58,7 @@ typedef void (*call_function)(call *);
 typedef struct {
     const char *name;
     call_function run[DTYPES]; /* backward where there is a dy, else forward */
+    window_code window[2];     /* for float and double */
 } instructions;
 
 extern const instructions baseline;

@@ -3,13 +3,11 @@
  * It knows nothing of torch but two functions of its library that the caller looks up: sharing
  * torch's own pool matters, since a second pool beside it makes stalls of milliseconds when both spin.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "module.h"
+
 #include <float.h>
 #include <math.h>
 #include <string.h>
-
-#include "kernel.h"
 
 /* Measured on 2 cores with 65,536 values as rows: a layer's step took 166 microseconds with 2 threads and
  * 187 with 1. With 32,768 the second one costs more than it saves, 19 against 10 of a forward; and
@@ -34,7 +32,9 @@ void in_parallel(int threads, int64_t n, range_function f, void *context) {
         parallel_for(0, n, (n + threads - 1) / threads, f, context);
 }
 
-static int threads_for(int64_t values) {
+const instructions *in_use(void) { return chosen; }
+
+int threads_for(int64_t values) {
     uint32_t threads = 1;
     if (values < 2 * VALUES_PER_THREAD || get_num_threads(&threads) != 0) return 1;
     int64_t useful = values / VALUES_PER_THREAD;
@@ -61,14 +61,6 @@ static PyObject *classes[2], *dtypes[DTYPES];
 static PyObject *name_dtype, *name_data_ptr, *name_is_cpu, *name_is_neg, *name_is_contiguous;
 static PyObject *name_dim, *name_numel, *name_size, *one;
 
-/* Arguments are read one after the other; whether all could be is asked once, at the end. */
-typedef struct {
-    PyObject *const *next;
-} arguments;
-
-static int64_t integer(arguments *a) { return PyLong_AsLongLong(*a->next++); }
-static double number(arguments *a) { return PyFloat_AsDouble(*a->next++); }
-
 /* What a method returns; after an error nothing is called any more. */
 static int64_t called(PyObject *t, PyObject *method, PyObject *argument) {
     PyObject *result = PyErr_Occurred() ? NULL : PyObject_CallMethodObjArgs(t, method, argument, NULL);
@@ -78,7 +70,6 @@ static int64_t called(PyObject *t, PyObject *method, PyObject *argument) {
     return value;
 }
 
-/* The address of a tensor's values, NULL for None alone: freed storage has none either. */
 static void *data(PyObject *t) {
     if (t == Py_None) return NULL;
     void *values = (void *)(uintptr_t)called(t, name_data_ptr, NULL);
@@ -88,10 +79,9 @@ static void *data(PyObject *t) {
     return values;
 }
 
-static void *address(arguments *a) { return data(*a->next++); }
+void *address(arguments *a) { return data(*a->next++); }
 
-/* The number of a tensor's dtype, or DTYPES if there is no code for it. */
-static enum dtype dtype_of(PyObject *t) {
+enum dtype dtype_of(PyObject *t) {
     PyObject *found = PyErr_Occurred() ? NULL : PyObject_GetAttr(t, name_dtype);
     int i = 0;
     if (!found) return DTYPES;
@@ -133,7 +123,7 @@ static void statistics(arguments *a, call *c, enum dtype dtype) {
     c->d = memory + 4 * bytes;
 }
 
-static bool count_is(Py_ssize_t given, Py_ssize_t expected) {
+bool count_is(Py_ssize_t given, Py_ssize_t expected) {
     if (given == expected) return true;
     PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, given);
     return false;
@@ -335,5 +325,7 @@ PyMODINIT_FUNC PyInit__native(void) {
             break;
         }
     }
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module && PyModule_AddFunctions(module, window_methods) < 0) Py_CLEAR(module);
+    return module;
 }
