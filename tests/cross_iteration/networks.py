@@ -53,7 +53,8 @@ def trained(model: Any, optimizer: Any, data: Iterator[tuple[Tensor, Tensor]]) -
 
 def state(model: nn.Module) -> dict[str, Tensor]:
     """All parameters, buffers, and what the norms remember."""
-    found = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    entries = model.state_dict().items()
+    found = {name: t.detach().clone() for name, t in entries if isinstance(t, Tensor)}
     for i, norm in enumerate(norms(model)):
         found |= {f"{i}.{name}": t.clone() for name, t in norm._history.state().items()}
     return found

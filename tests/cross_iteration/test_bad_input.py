@@ -104,7 +104,7 @@ class Between(nn.Module):
     "operation",
     [
         lambda y: y + 1,
-        lambda y: y.flatten(2).view(y.shape),
+        lambda y: y.flatten(2).clone().view(y.shape),
         lambda y: F.avg_pool2d(y, 2),
         lambda y: torch.cat([y, y]),
         lambda y: y.contiguous(memory_format=torch.channels_last),

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,8 +21,6 @@ from renorm.kernels.cpu import lags as native
 _FEW = 64
 _KEPT = 2**16  # entries of a table that is kept for images of a size, and covers all at once
 _AT_ONCE = 2**22  # values of patches in memory, where all are needed
-
-_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 class Geometry(NamedTuple):
@@ -42,21 +39,50 @@ class Geometry(NamedTuple):
         return self.mode == "zeros" and any(before or behind for before, behind in self.padding)
 
 
-@lru_cache(maxsize=512)
-def _reading(
-    size: int, kernel: int, stride: int, dilation: int, padding: tuple[int, int], mode: str
-) -> np.ndarray:
-    """Which of ``size`` inputs each output reads in one dimension: (out, kernel), -1 for a zero."""
-    fill = {"constant_values": -1} if mode == "zeros" else {}
-    inputs = np.pad(np.arange(size), padding, mode=_MODES[mode], **fill)  # type: ignore[call-overload]
-    return sliding_window_view(inputs, (kernel - 1) * dilation + 1)[::stride, ::dilation].copy()
+class _Dimension(NamedTuple):
+    """How a convolution reads its input in one dimension."""
 
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    padding: tuple[int, int]
+    mode: str
 
-def _shares(size: int, *settings: Any) -> np.ndarray:
-    """How large a part of the outputs reads each input at each place of the kernel: (k, size)."""
-    reading = _reading(size, *settings)
-    times = [np.bincount(column[column >= 0], minlength=size) for column in reading.T]
-    return np.stack(times) / len(reading)
+    @property
+    def out(self) -> int:
+        """The size of the output."""
+        extent = (self.kernel - 1) * self.dilation + 1
+        return (self.size + sum(self.padding) - extent) // self.stride + 1
+
+    def reads(self, outputs: np.ndarray) -> np.ndarray:
+        """Which inputs some outputs read: (len(outputs), kernel), -1 for a zero."""
+        last = self.size - 1
+        i = outputs[:, None] * self.stride + np.arange(self.kernel) * self.dilation
+        i = i - self.padding[0]
+        if self.mode == "replicate":
+            return i.clip(0, last)
+        if self.mode == "circular":
+            return i % self.size
+        if self.mode == "reflect":
+            return last - abs(last - abs(i))
+        return np.where((i < 0) | (i > last), -1, i)
+
+    def shares(self) -> np.ndarray:
+        """How large a part of the outputs reads each input at each place: (kernel, size)."""
+        read = self.reads(np.arange(self.out))
+        times = [np.bincount(column[column >= 0], minlength=self.size) for column in read.T]
+        return np.stack(times) / self.out
+
+    def means(self, values: Tensor) -> Tensor:
+        """What ``values @ shares.T`` is, (..., size) to (..., kernel), without so large a table."""
+        flat = values.reshape(1, -1, self.size)
+        if any(self.padding):
+            flat = F.pad(flat, self.padding, _torch_mode(self.mode))
+        width = self.stride * (self.out - 1) + 1
+        starts = range(0, self.kernel * self.dilation, self.dilation)
+        columns = [flat[0, :, i : i + width : self.stride].mean(1) for i in starts]
+        return torch.stack(columns, 1).view(*values.shape[:-1], self.kernel)
 
 
 class _Plan:
@@ -64,23 +90,27 @@ class _Plan:
 
     def __init__(self, spatial: tuple[int, ...], g: Geometry) -> None:
         each = zip(spatial, g.kernel, g.stride, g.dilation, g.padding, strict=True)
-        self.dimensions = [(*settings, g.mode) for settings in each]
+        self.dimensions = [_Dimension(*settings, g.mode) for settings in each]
         self.inputs = prod(spatial)
-        self.out = [len(_reading(*d)) for d in self.dimensions]
+        self.out = [d.out for d in self.dimensions]
         self.outputs, self.places = prod(self.out), prod(g.kernel)
         self.one_product = self.inputs * self.places <= _KEPT
-        self._shares: dict[Any, list[Tensor]] = {}
+        self._shares: dict[Any, list[Tensor | None]] = {}
         self._reads = None
         if self.outputs * self.places <= _KEPT:
             self._reads = self._composed(np.arange(self.outputs))
 
-    def shares(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-        """The shares (k, S) of all dimensions in one, or of each where that would be large."""
+    def shares(self, device: torch.device, dtype: torch.dtype) -> list[Tensor | None]:
+        """The shares (k, S) of all dimensions in one, or of each; None for a large one."""
         found = self._shares.get((device, dtype))
         if found is None:
-            each = [_shares(*d) for d in self.dimensions]
-            each = [reduce(np.kron, each)] if self.one_product else each
-            found = [torch.from_numpy(shares).to(device, dtype) for shares in each]
+            small = [d.size * d.kernel <= _KEPT for d in self.dimensions]
+            each = [
+                d.shares() if few else None for d, few in zip(self.dimensions, small, strict=True)
+            ]
+            if self.one_product:
+                each = [reduce(np.kron, each)]  # type: ignore[arg-type]
+            found = [None if s is None else torch.from_numpy(s).to(device, dtype) for s in each]
             self._shares[device, dtype] = found
         return found
 
@@ -91,13 +121,13 @@ class _Plan:
     def _composed(self, outputs: np.ndarray) -> np.ndarray:
         index = np.zeros((len(outputs), 1), np.int64)
         for o, d in zip(np.unravel_index(outputs, self.out), self.dimensions, strict=True):
-            read, before = _reading(*d)[o][:, None], index[..., None]
-            both = np.where((read < 0) | (before < 0), -1, before * d[0] + read)
+            read, before = d.reads(o)[:, None], index[..., None]
+            both = np.where((read < 0) | (before < 0), -1, before * d.size + read)
             index = both.reshape(len(outputs), -1)
         return index
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=64)  # of at most some 800 KiB each
 def _plan(spatial: tuple[int, ...], g: Geometry) -> _Plan:
     return _Plan(spatial, g)
 
@@ -116,18 +146,20 @@ def mean_patch(x: Tensor, g: Geometry, dtype: torch.dtype, out: Tensor | None = 
         return mean if out is None else out.copy_(mean)
     plan = _plan(tuple(x.shape[2:]), g)
     shares = plan.shares(x.device, dtype)
-    if plan.one_product and native.usable(shares[0]) and native.readable(dtype, x):
+    whole = shares[0] if plan.one_product else None
+    if whole is not None and native.usable(whole) and native.readable(dtype, x):
         values = x.shape[1] // g.groups * plan.places
-        out = shares[0].new_empty(g.groups, values) if out is None else out
-        native.write_mean(x, shares[0], g.groups, out)
+        out = whole.new_empty(g.groups, values) if out is None else out
+        native.write_mean(x, whole, g.groups, out)
         return out
     mean = x.mean(0, dtype=dtype)
-    if plan.one_product:
-        mean = mean.flatten(1) @ shares[0].t()
+    if whole is not None:
+        mean = mean.flatten(1) @ whole.t()
     else:
-        for each in shares:
+        for dimension, each in zip(plan.dimensions, shares, strict=True):
             # the first spatial dimension that is left becomes the last one of the patch
-            mean = mean.movedim(1, -1) @ each.t()
+            mean = mean.movedim(1, -1)
+            mean = dimension.means(mean) if each is None else mean @ each.t()
     mean = mean.reshape(g.groups, -1)
     return mean if out is None else out.copy_(mean)
 

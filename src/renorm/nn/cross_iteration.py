@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
-from renorm.errors import ArgumentError
 from renorm.kernels import borrowed, window
 from renorm.kernels.algebra import correction
 from renorm.kernels.call import accumulation_dtype
@@ -19,6 +19,7 @@ from renorm.kernels.cpu import lags as native
 from renorm.nn import window_settings
 from renorm.nn.history import Seen
 from renorm.nn.inputs import by_running_statistics, check_input
+from renorm.nn.meeting import meet, part
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 from renorm.nn.sharing import LostToSyncBatchNorm
 from renorm.nn.source import Source
@@ -104,24 +105,23 @@ class CrossIterationBatchNorm(_BatchNorm):
             normalized by, or of the ``"batch"`` alone, as the authors' code has it.
         limits: None, or ``step -> (r_max, d_max)``, see ``renorm.limits``: what was normalized by
             the window is corrected towards the running statistics as in Batch Renormalization.
-        history: with ``"save"`` what is remembered is part of the state_dict, in entries
-            ``history.*`` beside the five, and a run resumes bit for bit; with ``"drop"`` the window
-            fills anew.
+        history: with ``"save"`` what is remembered is part of the state_dict, in an entry
+            ``_extra_state`` beside the five, and a run resumes bit for bit; with ``"drop"`` the
+            window fills anew.
 
     Source: Yao et al. 2020 (arXiv 2002.05712); ``renorm.kernels.borrowed`` says what is other.
     """
 
-    window: int
     burn_in: int
-    compensation: Compensation
-    sample: int | None
     follow: Follow
     limits: Schedule | None
     history: Keeping
     frozen: bool
     names: tuple[str, str]  # of the layer and its source in their model, for messages
+    _built: tuple[int, Compensation, int | None]  # window, compensation and sample
     _source: tuple[Source] | None  # in a tuple, or it would be a child of the layer
     _seen: Seen | None
+    _weights: tuple[int, int] | None  # identity and version of the source's, as last seen
     _step: int | None  # training forwards so far; None where the counter is to be asked
     _ranks: ClassVar[tuple[int, ...]] = ()
     qconfig = LostToSyncBatchNorm()
@@ -178,10 +178,8 @@ class CrossIterationBatchNorm(_BatchNorm):
         window_settings.check_norm(self.momentum, self.eps)
         if vars(self).get("_source") is not None:
             self.detach()
-        self.window = window
+        self._built = (window, compensation, sample)
         self.burn_in = burn_in
-        self.compensation = compensation
-        self.sample = sample
         self.follow = follow
         self.limits = limits
         self.history = history
@@ -189,9 +187,25 @@ class CrossIterationBatchNorm(_BatchNorm):
         self.names = ("", "")
         self._source = None
         self._seen = None
+        self._weights = None
         self._step = None
         self._memory = Memory()
         self._history = window_settings.history_for(self, None)
+
+    @property
+    def window(self) -> int:
+        """k, iterations at most; like the next two it decides what is kept: see ``configure``."""
+        return self._built[0]
+
+    @property
+    def compensation(self) -> Compensation:
+        """How the variance of an earlier iteration is brought to the weights of now."""
+        return self._built[1]
+
+    @property
+    def sample(self) -> int | None:
+        """Positions of an iteration that the compensation is taken from; None for all."""
+        return self._built[2]
 
     @property
     def source(self) -> Source | None:
@@ -214,12 +228,12 @@ class CrossIterationBatchNorm(_BatchNorm):
         self.detach()
         self._history = window_settings.history_for(self, source)
         self._source, self.names = (source,), names
-        source.register_forward_hook(self._meet, prepend=True, with_kwargs=True)
+        meet(source, self)
 
     def detach(self) -> None:
         """Forget the source, and what was remembered."""
         if self._source is not None:
-            window_settings.remove_hooks(self._source[0], self)
+            part(self._source[0], self)
         self._source, self._seen = None, None
         self._history = window_settings.history_for(self, None)
 
@@ -242,24 +256,28 @@ class CrossIterationBatchNorm(_BatchNorm):
 
     def _borrows(self) -> bool:
         """Whether this forward looks at earlier iterations, and is remembered."""
-        return self.window > 1 and self._iterations() >= self.burn_in
+        return self.window > 1 and (self.burn_in == 0 or self._iterations() >= self.burn_in)
 
     def _iterations(self) -> int:
+        count = self.num_batches_tracked
+        if count is not None and count.is_cpu:
+            return int(count)
         if self._step is None:  # waits for the device, once
-            count = self.num_batches_tracked
             self._step = 0 if count is None else int(count)
         return self._step
 
-    def _meet(self, source: Source, args: Any, kwargs: Any, output: Tensor) -> None:
+    def _meet(self, source: Source, given: Tensor, output: Tensor) -> None:
         """See a forward of the source, while it has its weights."""
         if self._trains() and self.compensation != "none" and self.window > 1:
-            self._look(source, args[0] if args else kwargs["input"], output)
+            self._look(source, given, output)
 
     @_outside_graphs
     def _look(self, source: Source, given: Tensor, output: Tensor) -> None:
         self._seen = None
         if not self._borrows() or not isinstance(given, Tensor) or given.numel() == 0:
             return
+        if self._memory and in_backward():
+            return  # repeated by checkpointing, and to be normalized as it was
         g = self._history.geometry
         if g is not None and given.dim() != 2 + len(g.kernel):
             return  # one example alone, or sequences: not (N, C, *spatial)
@@ -275,10 +293,19 @@ class CrossIterationBatchNorm(_BatchNorm):
         history.prepare(output.device, dtype)
         W = source.weight.detach().to(dtype).reshape(g.groups, -1, history.sizes.values)
         bias = None if source.bias is None else source.bias.detach().to(dtype)
-        moves = source.weight.requires_grad  # or else compensation is zero and free
+        moves = self._moved(source.weight)  # or else compensation is zero and free
         own_mean, lags = history.at(W, bias, given if moves else None)
         version = None if output.is_inference() else output._version
         return Seen(given, output, version, moves, own_mean, lags)
+
+    def _moved(self, weight: Tensor) -> bool:
+        """Whether the weights may be others at the next iteration, or are others than at the last.
+
+        Those that no gradient is asked for may still be changed: averaged, or thawed again.
+        """
+        now = None if weight.is_inference() else (id(weight), weight._version)
+        before, self._weights = self._weights, now
+        return weight.requires_grad or now is None or now != before
 
     @_outside_graphs
     def _by_window(self, x: Tensor) -> Tensor:
@@ -288,12 +315,13 @@ class CrossIterationBatchNorm(_BatchNorm):
         repeats = bool(self._memory) and in_backward()
         keeps = not repeats and may_be_repeated()
         with torch.no_grad(), _full_precision(x):
-            seen, lags = self._take(x)
             own = window.moments(x)
-            (used, finite), repeated = self._combined(own, lags, x), False
-            if repeats:
-                used, repeated = self._found(own[0], used)
-            elif keeps:
+            used, repeated = self._found(own) if repeats else (Used(*own, 1.0), False)
+            seen, finite = None, True
+            if not repeated:
+                seen, lags = self._take(x)
+                used, finite = self._combined(own, lags, x)
+            if keeps:
                 self._memory.keep(own[0].unsqueeze(0), Reference(*used))
             r, d = self._correction(used)
         y = window.normalize(
@@ -319,9 +347,10 @@ class CrossIterationBatchNorm(_BatchNorm):
         seen = window_settings.check_seen(self, told, x)
         return seen, seen.lags
 
-    def _found(self, own_mean: Tensor, used: Used) -> tuple[Used, bool]:
+    def _found(self, own: Moments) -> tuple[Used, bool]:
         """What a repeated forward was normalized by the first time, and whether this is one."""
-        (mean, var, share), repeated = self._memory.find(own_mean.unsqueeze(0), Reference(*used))
+        by_group = own[0].unsqueeze(0)
+        (mean, var, share), repeated = self._memory.find(by_group, Reference(*own, 1.0))
         on_host = mean.device.type == "cpu"
         return Used(mean, var, float(share) if on_host else share), bool(repeated)
 
@@ -329,8 +358,10 @@ class CrossIterationBatchNorm(_BatchNorm):
         self, own: Moments, lags: Moments | None, x: Tensor
     ) -> tuple[Used, bool | Tensor]:
         """What to normalize by, and whether all of it is finite."""
+        if x.numel() == x.shape[1]:
+            window_settings.check_follow(self, x)
         if lags is None and x.numel() == x.shape[1]:
-            used = self._of_running_statistics(own)
+            used = self._of_running_statistics(own, x)
         else:
             weights, share = (None, 1.0) if lags is None else self._history.weights()
             if native.usable(own[0]):
@@ -343,14 +374,12 @@ class CrossIterationBatchNorm(_BatchNorm):
         finite = (used.mean + used.var).abs_().amax().isfinite()
         return used, bool(finite) if x.device.type == "cpu" else finite
 
-    def _of_running_statistics(self, own: Moments) -> Used:
-        if self.running_mean is None or self.running_var is None:
-            raise ArgumentError(
-                f"{window_settings.named(self)} got one value per channel, which has no spread, "
-                "and has no earlier iterations nor running statistics to normalize it by. Begin "
-                "with a larger batch, or keep running statistics."
-            )
-        return Used(self.running_mean.to(own[0]), self.running_var.to(own[0]), 0.0)
+    def _of_running_statistics(self, own: Moments, x: Tensor) -> Used:
+        window_settings.check_values(self, x)
+        mean, var = self.running_mean, self.running_var
+        assert mean is not None
+        assert var is not None
+        return Used(mean.to(own[0]), var.to(own[0]), 0.0)
 
     def _correction(self, used: Used) -> tuple[Tensor | None, Tensor | None]:
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
@@ -375,9 +404,11 @@ class CrossIterationBatchNorm(_BatchNorm):
             target, n = own, values
         if self._borrows():
             self._history.remember(seen, x, *own, counted)
-        self._step = self._iterations() + 1
-        if n > 1 and moves is not False and self.training and self.track_running_stats:
-            self._track(*target, n, moves)
+        if n > 1 and moves is not False:
+            if self._step is not None:
+                self._step += 1
+            if self.training and self.track_running_stats:
+                self._track(*target, n, moves)
 
     def _track(self, mean: Tensor, var: Tensor, n: int, counted: bool | Tensor) -> None:
         """Move the running statistics, the variance times n/(n-1) as in nn.BatchNorm."""
@@ -414,22 +445,24 @@ class CrossIterationBatchNorm(_BatchNorm):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.history == "save":
-            for name, t in self._history.state().items():
-                destination[f"{prefix}history.{name}"] = t
+        if self.history != "save":
+            return
+        like = self._like()
+        if like is not None and not self._history.tensors:  # something to load a checkpoint into
+            self._history.prepare(like.device, accumulation_dtype(like.dtype))
+        # where torch.distributed.checkpoint looks for such things, too
+        destination[prefix + _EXTRA_STATE_KEY_SUFFIX] = self._history.state()
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any, **options: Any
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
-        start = f"{prefix}history."
-        saved = {name: t for name, t in state_dict.items() if name.startswith(start)}
-        unexpected = args[3]
-        unexpected[:] = [name for name in unexpected if name not in saved]
+        key, unexpected = prefix + _EXTRA_STATE_KEY_SUFFIX, args[3]
+        unexpected[:] = [name for name in unexpected if name != key]
         self._step = None
         self._history.clear()
-        if self.history == "save":
-            self._history.load({name[len(start) :]: t for name, t in saved.items()}, self._like())
+        if self.history == "save" and key in state_dict:
+            self._history.load(dict(state_dict[key]), self._like())
 
     def _like(self) -> Tensor | None:
         """A tensor of the device and dtype that the source, or this layer, has."""
@@ -448,7 +481,12 @@ class CrossIterationBatchNorm(_BatchNorm):
         return text + (", frozen" if self.frozen else "")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": None, "_memory": Memory()}
+        return {**self.__dict__, "_seen": None, "_weights": None, "_memory": Memory()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._source is not None:  # copied with this layer
+            meet(self._source[0], self)
 
 
 class CrossIterationBatchNorm1d(CrossIterationBatchNorm, nn.BatchNorm1d):

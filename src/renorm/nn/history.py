@@ -232,12 +232,13 @@ class History:
             x: input of the layer (N, C, *spatial).
             mean: (C,), of x.
             var: (C,), biased.
-            counted: if not, the oldest stays; a 0-d tensor where the host does not know.
+            counted: if not, nothing is kept; a 0-d tensor where the host does not know, and then
+                the oldest lag stays in its place.
         """
-        slot, values = self.position % self.sizes.lags, x.numel() // x.shape[1]
-        self.position += 1
         if counted is False:
             return
+        slot, values = self.position % self.sizes.lags, x.numel() // x.shape[1]
+        self.position += 1
         places = {} if counted is True else self._places(slot)
         before = {name: t.clone() for name, t in places.items()}
         self._write(slot, seen, x, mean, var)
@@ -299,7 +300,9 @@ class History:
         places, given = self._places(slot), given.to(mean.dtype)
         mean_patch = places["mean_patch"].copy_(self._rows[:, L])
         if self.method == "derivative":
+            # p is as it is, so what rounding left in the mean of y would be multiplied by E[p]
             about_mean = x.to(mean.dtype) - mean.view(-1, *[1] * (x.dim() - 2))
+            about_mean -= about_mean.mean([0, *range(2, x.dim())], keepdim=True)
             patches.cross_moment(about_mean, given, g, places["derivative"])
         else:
             patches.covariance(given, mean_patch, g, places["covariance"])

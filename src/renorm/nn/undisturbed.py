@@ -48,7 +48,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _windows_apart(layers: Sequence[CrossIterationBatchNorm]) -> Iterator[None]:
     """Begin windows of their own, and go on with those there are afterwards."""
-    names = ("_history", "_seen", "_step", "_memory")
+    names = ("_history", "_seen", "_weights", "_step", "_memory")
     before = [{name: vars(layer)[name] for name in names} for layer in layers]
     try:
         for layer in layers:

@@ -3,8 +3,7 @@
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from renorm.errors import ArgumentError
@@ -129,14 +128,6 @@ def history_bytes(layer: Layer) -> int:
     return memory(layer._history.method, layer._history.sizes, dtype.itemsize)
 
 
-def remove_hooks(source: nn.Module, layer: _BatchNorm) -> None:
-    """Take the hooks of this layer from its source."""
-    for key, hook in list(source._forward_hooks.items()):
-        if getattr(hook, "__self__", None) is layer:
-            del source._forward_hooks[key]
-            source._forward_hooks_with_kwargs.pop(key, None)
-
-
 def check_whole(layer: Layer) -> None:
     """Refuse to train a layer that lacks its source, or inside of a transform of torch.func."""
     if torch._C._are_functorch_transforms_active():
@@ -153,8 +144,15 @@ def check_whole(layer: Layer) -> None:
         )
 
 
-def check_source(layer: Layer, source: nn.Module) -> None:
-    """Refuse a source that has got a parametrization since: reading its weights may change them."""
+def check_source(layer: Layer, source: Source) -> None:
+    """Refuse a source that has become another since: in how it reads, or by a parametrization."""
+    g = layer._history.geometry
+    if isinstance(source, _ConvNd) and (source.stride, source.dilation) != (g.stride, g.dilation):
+        raise ArgumentError(
+            f"{named(layer)} was attached to {layer.names[1] or 'its source'} when that read with "
+            f"stride {g.stride} and dilation {g.dilation}; now they are {source.stride} and "
+            f"{source.dilation}. Call attach(source) again."
+        )
     if "parametrizations" in source._modules:
         raise ArgumentError(
             f"{named(layer)} compensates for the weights of {layer.names[1] or 'its source'}: they "
@@ -174,7 +172,7 @@ def check_seen(layer: Layer, seen: Seen | None, x: Tensor) -> Seen:
         "Leave this layer out (convert(..., exclude=...)), give convert an example input so that "
         "it sees what feeds it, or use compensation='none', which does not ask."
     )
-    if seen is None or seen.output is not x:
+    if seen is None or not _is(x, seen.output):
         raise ArgumentError(
             f"{named(layer)} normalizes the output of {source}, but its input is another tensor, "
             f"of shape {tuple(x.shape)}: something lies between them, the source was called "
@@ -186,6 +184,39 @@ def check_seen(layer: Layer, seen: Seen | None, x: Tensor) -> Seen:
             f"it came here. {advice}"
         )
     return seen
+
+
+def _is(x: Tensor, output: Tensor) -> bool:
+    """Whether x is the output, or an alias of all of it, as hooks on the backward make one."""
+    if x is output:
+        return True
+    layout = (x.shape, x.stride(), x.storage_offset())
+    return x._base is output and layout == (output.shape, output.stride(), output.storage_offset())
+
+
+def check_values(layer: Layer, x: Tensor) -> None:
+    """Refuse one value a channel where nothing says how to normalize it, or what to average."""
+    if not layer._borrows():
+        raise ArgumentError(
+            f"{named(layer)} got one value per channel, x of shape {tuple(x.shape)}, which has no "
+            f"spread, and is batch norm as long as window=1 or burn_in={layer.burn_in} say so. Use "
+            "a window without burn-in, or larger batches."
+        )
+    if layer.running_mean is None:
+        raise ArgumentError(
+            f"{named(layer)} got one value per channel, which has no spread, and has no earlier "
+            "iterations nor running statistics to normalize it by. Begin with a larger batch, or "
+            "keep running statistics."
+        )
+
+
+def check_follow(layer: Layer, x: Tensor) -> None:
+    """Refuse running statistics of batches that have no variance."""
+    if layer.follow == "batch" and layer.running_mean is not None:
+        raise ArgumentError(
+            f"{named(layer)} has follow='batch', but a batch of one value per channel, x of shape "
+            f"{tuple(x.shape)}, has no variance for its running statistics. Use follow='window'."
+        )
 
 
 def named(layer: Layer) -> str:
