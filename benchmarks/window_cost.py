@@ -205,9 +205,10 @@ def memory(setting: Setting, provider: str) -> Memory:
     return Memory(provider, formula, _storages(model.state_dict()), official, peak)
 
 
-def _storages(state: Mapping[str, Tensor]) -> int:
+def _storages(state: Mapping[str, Any]) -> int:
     """Bytes of the histories in a state_dict, less the few of what the host knows."""
-    kept = [t for key, t in state.items() if ".history." in key and not key.endswith(".host")]
+    histories = [entry for key, entry in state.items() if key.endswith("_extra_state")]
+    kept = [t for history in histories for name, t in history.items() if name != "host"]
     storages = [t.untyped_storage() for t in kept]
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 

@@ -272,7 +272,7 @@ def test_frozen_layer_is_inference_in_training_and_learns_its_affine() -> None:
 
 
 def test_freezing_what_cannot_be_frozen_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="Sequential has no batch renorm layer"):
+    with pytest.raises(ArgumentError, match="Sequential has no batch renorm"):
         renorm.freeze(nn.Sequential(nn.BatchNorm1d(3)))
     net = nn.Sequential(BatchRenorm1d(3), BatchRenorm1d(3, track_running_stats=False))
     with pytest.raises(ArgumentError, match="cannot be frozen: 1"):

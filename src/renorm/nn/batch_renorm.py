@@ -75,7 +75,10 @@ class BatchRenorm(_BatchNorm):
     _deferral: Deferral | None = None
     _pool: Pool | None = None
     _ranks: ClassVar[tuple[int, ...]] = ()
-    qconfig = sharing.LostToSyncBatchNorm()
+    qconfig = sharing.LostToSyncBatchNorm(
+        "its limits, and batch renorm itself, would be lost. Share its statistics with "
+        "renorm.convert(model, sync='batch'), or build it with sync='batch'"
+    )
 
     def __init__(
         self,

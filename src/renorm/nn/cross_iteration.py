@@ -124,7 +124,9 @@ class CrossIterationBatchNorm(_BatchNorm):
     _weights: tuple[int, int] | None  # identity and version of the source's, as last seen
     _step: int | None  # training forwards so far; None where the counter is to be asked
     _ranks: ClassVar[tuple[int, ...]] = ()
-    qconfig = LostToSyncBatchNorm()
+    qconfig = LostToSyncBatchNorm(
+        "its window would be lost. Each process has a window of its own, and needs no other's"
+    )
 
     def __init__(
         self,

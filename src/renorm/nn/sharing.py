@@ -87,19 +87,23 @@ class LostToSyncBatchNorm:
     """An attribute that is read where a layer is about to be lost, and that it does not have.
 
     ``convert_sync_batchnorm`` of torch, which Lightning's ``sync_batchnorm=True`` calls, and of
-    timm make an nn.SyncBatchNorm of everything that is a batch norm: batch renorm would be gone
-    without a word. They end by asking the layer for its ``qconfig``, so that is where it speaks.
+    timm make an nn.SyncBatchNorm of everything that is a batch norm: ours would be gone without
+    a word. They end by asking the layer for its ``qconfig``, so that is where it speaks.
+
+    Args:
+        lost: what of the layer would be lost, and what to do.
     """
+
+    def __init__(self, lost: str) -> None:
+        self._lost = lost
 
     def __get__(self, layer: Any, owner: type) -> Any:
         if layer is None:
             return self
         if sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
             raise ConversionError(
-                f"convert_sync_batchnorm would replace {type(layer).__name__} by batch norm: its "
-                "limits, and batch renorm itself, would be lost. Share its statistics with "
-                "renorm.convert(model, sync='batch'), or build it with sync='batch', and leave "
-                "convert_sync_batchnorm (Lightning: sync_batchnorm=True) out, or call it before "
-                "convert."
+                f"convert_sync_batchnorm would replace {type(layer).__name__} by batch norm: "
+                f"{self._lost}, and leave convert_sync_batchnorm (Lightning: sync_batchnorm=True) "
+                "out, or call it before convert."
             )
         raise AttributeError(f"{type(layer).__name__!r} object has no attribute 'qconfig'")
