@@ -46,6 +46,7 @@ def cross_iteration_batch_norm(
 
     Source: Yao et al. 2020 (arXiv 2002.05712), section 3.2.
 
+    >>> import torch
     >>> x, ones = torch.tensor([[1.0], [3.0]]), torch.ones(1, 1)
     >>> y, mean, var = cross_iteration_batch_norm(x, 4 * ones, ones)
     >>> mean, var  # of 1, 3 and of a batch with mean 4 and variance 1

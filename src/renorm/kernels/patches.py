@@ -5,16 +5,20 @@ values that a filter sees there. With weights (C, K) the layer is ``y = p W^T + 
 are built only where nothing else would be cheaper.
 """
 
+from __future__ import annotations
+
 from functools import lru_cache, reduce
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from renorm.kernels.cpu import lags as native
+
+if TYPE_CHECKING:  # it is imported where it is used: importing this package stays quick
+    import numpy as np
 
 # up to so many positions one product of patches is faster than the native weight gradient: on 2
 # cores 1.4 against 3.8 ms for 64 of them, K = 4,608 and C = 512, but 1.5 against 1.2 for 256
@@ -57,6 +61,8 @@ class _Dimension(NamedTuple):
 
     def reads(self, outputs: np.ndarray) -> np.ndarray:
         """Which inputs some outputs read: (len(outputs), kernel), -1 for a zero."""
+        import numpy as np
+
         last = self.size - 1
         i = outputs[:, None] * self.stride + np.arange(self.kernel) * self.dilation
         i = i - self.padding[0]
@@ -70,6 +76,8 @@ class _Dimension(NamedTuple):
 
     def shares(self) -> np.ndarray:
         """How large a part of the outputs reads each input at each place: (kernel, size)."""
+        import numpy as np
+
         read = self.reads(np.arange(self.out))
         times = [np.bincount(column[column >= 0], minlength=self.size) for column in read.T]
         return np.stack(times) / self.out
@@ -89,6 +97,8 @@ class _Plan:
     """What follows from the size of an image and how it is read: k places, S inputs."""
 
     def __init__(self, spatial: tuple[int, ...], g: Geometry) -> None:
+        import numpy as np
+
         each = zip(spatial, g.kernel, g.stride, g.dilation, g.padding, strict=True)
         self.dimensions = [_Dimension(*settings, g.mode) for settings in each]
         self.inputs = prod(spatial)
@@ -102,6 +112,8 @@ class _Plan:
 
     def shares(self, device: torch.device, dtype: torch.dtype) -> list[Tensor | None]:
         """The shares (k, S) of all dimensions in one, or of each; None for a large one."""
+        import numpy as np
+
         found = self._shares.get((device, dtype))
         if found is None:
             small = [d.size * d.kernel <= _KEPT for d in self.dimensions]
@@ -119,6 +131,8 @@ class _Plan:
         return self._composed(outputs) if self._reads is None else self._reads[outputs]
 
     def _composed(self, outputs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
         index = np.zeros((len(outputs), 1), np.int64)
         for o, d in zip(np.unravel_index(outputs, self.out), self.dimensions, strict=True):
             read, before = d.reads(o)[:, None], index[..., None]
@@ -183,6 +197,8 @@ def reading(
     x: Tensor, g: Geometry, positions: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The example and the output place (m,) of positions, and the inputs (m, k) read there."""
+    import numpy as np
+
     plan = _plan(tuple(x.shape[2:]), g)
     if positions is None:
         positions = np.arange(len(x) * plan.outputs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import reduce
+from functools import cache, reduce
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
-from renorm.kernels import borrowed, window
+from renorm import kernels
+from renorm.kernels import Call, borrowed, window
 from renorm.kernels.algebra import correction
 from renorm.kernels.call import accumulation_dtype
 from renorm.kernels.cpu import lags as native
@@ -26,7 +27,6 @@ from renorm.nn.source import Source
 from renorm.nn.window_settings import Compensation, Follow, Keeping
 
 Schedule = Callable[[Any], tuple[Any, Any]]
-_outside_graphs: Any = torch.compiler.disable  # what is remembered changes with every iteration
 Moments = tuple[Tensor, Tensor]  # mean and biased variance: (C,) each, or (C, L) of the lags
 
 
@@ -36,6 +36,17 @@ class Used(NamedTuple):
     mean: Tensor  # (C,)
     var: Tensor  # (C,)
     share: float | Tensor  # the part that the batch has in them; a number on the cpu
+
+
+@cache
+def _keep_out_of_graphs() -> None:
+    """Have the compiler leave out what remembers, since that changes with every iteration.
+
+    Not at import: it needs torch._dynamo, which takes a second.
+    """
+    for name in ("_look", "_by_window"):
+        method: Any = torch.compiler.disable(getattr(CrossIterationBatchNorm, name))
+        setattr(CrossIterationBatchNorm, name, method)
 
 
 def _full_precision(x: Tensor) -> Any:
@@ -176,6 +187,7 @@ class CrossIterationBatchNorm(_BatchNorm):
         Raises:
             ArgumentError: a setting outside the ranges above.
         """
+        _keep_out_of_graphs()
         window_settings.check(window, burn_in, compensation, sample, follow, limits, history)
         window_settings.check_norm(self.momentum, self.eps)
         if vars(self).get("_source") is not None:
@@ -273,7 +285,6 @@ class CrossIterationBatchNorm(_BatchNorm):
         if self._trains() and self.compensation != "none" and self.window > 1:
             self._look(source, given, output)
 
-    @_outside_graphs
     def _look(self, source: Source, given: Tensor, output: Tensor) -> None:
         self._seen = None
         if not self._borrows() or not isinstance(given, Tensor) or given.numel() == 0:
@@ -309,7 +320,6 @@ class CrossIterationBatchNorm(_BatchNorm):
         before, self._weights = self._weights, now
         return weight.requires_grad or now is None or now != before
 
-    @_outside_graphs
     def _by_window(self, x: Tensor) -> Tensor:
         window_settings.check_whole(self)
         if x.numel() == 0:
@@ -326,13 +336,19 @@ class CrossIterationBatchNorm(_BatchNorm):
             if keeps:
                 self._memory.keep(own[0].unsqueeze(0), Reference(*used))
             r, d = self._correction(used)
-        y = window.normalize(
-            x, used.mean, used.var, self.weight, self.bias, share=used.share, eps=self.eps, r=r, d=d
-        )
+        y = self._normalized(x, used, r, d)
         if not repeated:
             with torch.no_grad(), _full_precision(x):
                 self._finish(x.detach(), seen, own, used, finite)
         return y
+
+    def _normalized(self, x: Tensor, used: Used, r: Tensor | None, d: Tensor | None) -> Tensor:
+        weight, bias, eps, share = self.weight, self.bias, self.eps, used.share
+        if isinstance(share, float) and share == 1.0 and r is None:  # batch norm
+            return kernels.run(Call(x, None, None, weight, bias, 1.0, 0.0, 1.0, eps)).y
+        return window.normalize(
+            x, used.mean, used.var, weight, bias, share=share, eps=eps, r=r, d=d
+        )
 
     def _empty(self, x: Tensor) -> Tensor:
         zeros = x.new_zeros(x.shape[1], dtype=accumulation_dtype(x.dtype))
@@ -487,6 +503,7 @@ class CrossIterationBatchNorm(_BatchNorm):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        _keep_out_of_graphs()
         if self._source is not None:  # copied with this layer
             meet(self._source[0], self)
 

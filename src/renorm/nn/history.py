@@ -15,11 +15,12 @@ The first two may be means over s positions too. What a sample tells is the chan
 variance itself is that of all positions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,9 @@ from renorm.kernels import borrowed, patches
 from renorm.kernels.call import accumulation_dtype
 from renorm.kernels.cpu import lags as native
 from renorm.kernels.patches import Geometry
+
+if TYPE_CHECKING:  # it is imported where it is used: importing this package stays quick
+    import numpy as np
 
 Method = Literal["none", "derivative", "outputs", "covariance", "patches"]
 
@@ -327,6 +331,8 @@ class History:
         Low-discrepancy points, moved by another step each iteration: each position is as likely
         as any other, the same ones are taken in a run that is resumed, and no generator is used.
         """
+        import numpy as np
+
         m = x.numel() // x.shape[1]
         if m <= s:
             return np.arange(m)
@@ -380,6 +386,8 @@ class History:
 
 def _rows(x: Tensor, positions: np.ndarray) -> Tensor:
     """The channels of x (N, C, *spatial) at some positions, (s, C)."""
+    import numpy as np
+
     planes = x.unsqueeze(2) if x.dim() == 2 else x.flatten(2)
     example, place = np.divmod(positions, planes.shape[2])
     return planes[torch.from_numpy(example), :, torch.from_numpy(place)]

@@ -3,12 +3,18 @@
 Everything is in one dtype, float32 or float64, and lies as ``window.h`` beside this file says.
 """
 
-import numpy as np
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from renorm.kernels import cpu
 from renorm.kernels.layout import PLAIN
+
+if TYPE_CHECKING:  # it is imported where it is used: importing this package stays quick
+    import numpy as np
 
 _REAL = (torch.float32, torch.float64)
 Lags = tuple[Tensor, Tensor]  # mean (C, L + 1) and var (C, L)
