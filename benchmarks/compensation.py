@@ -36,8 +36,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import fashion_mnist
+import run_records
 from compensation_plot import chart
 from compensation_training import ESTIMATES, SAMPLES, STATISTICS, TRUTHS, Figures, Run, train
 from rich.box import SIMPLE_HEAD
@@ -46,7 +48,7 @@ from rich.table import Table
 
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
-from renorm.errors import ArgumentError, RenormError
+from renorm.errors import RenormError
 from renorm.lab.environment import describe
 from renorm.lab.tasks import digits
 from renorm.report.comparison import in_points
@@ -69,21 +71,12 @@ def read(path: Path) -> Found:
     Raises:
         ArgumentError: a line is no record of this script.
     """
-    found = {}
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if record["schema"] != SCHEMA:
-                raise ValueError(f"its schema is not {SCHEMA}")
-            run = Run(**{field.name: record[field.name] for field in fields(Run)})
-            found[run] = Figures(**{field.name: record[field.name] for field in fields(Figures)})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArgumentError(
-                f"{path}, line {number} is no record of a run: {error!r}. Remove the line, or give "
-                "another file."
-            ) from error
-    return found
+    return run_records.read(path, SCHEMA, _of)
+
+
+def _of(record: dict[str, Any]) -> tuple[Run, Figures]:
+    run = Run(**{field.name: record[field.name] for field in fields(Run)})
+    return run, Figures(**{field.name: record[field.name] for field in fields(Figures)})
 
 
 def removed(figures: Figures, truth: str, statistic: str, name: str, lag: int) -> float:

@@ -30,6 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import run_records
 import torch
 import torch.distributed as dist
 from rich.box import SIMPLE_HEAD
@@ -301,20 +302,11 @@ def read(path: Path) -> dict[Run, dict[str, Any]]:
     Raises:
         ArgumentError: a line is no record of this script.
     """
-    found = {}
-    lines = path.read_text().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if record["schema"] != SCHEMA:
-                raise ValueError(f"its schema is not {SCHEMA}")
-            found[Run(**{field.name: record[field.name] for field in fields(Run)})] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArgumentError(
-                f"{path}, line {number} is no record of a run: {error!r}. Remove the line, or give "
-                "another file."
-            ) from error
-    return found
+    return run_records.read(path, SCHEMA, lambda record: (_run_of(record), record))
+
+
+def _run_of(record: dict[str, Any]) -> Run:
+    return Run(**{field.name: record[field.name] for field in fields(Run)})
 
 
 def table(runs: Sequence[Run], found: dict[Run, dict[str, Any]], baseline: str) -> Table:

@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import run_records
 from fashion_mnist import load
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -42,7 +43,7 @@ from torch.multiprocessing.spawn import spawn
 
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
-from renorm.errors import ArgumentError, RenormError
+from renorm.errors import RenormError
 from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.lab.names import known
@@ -118,20 +119,7 @@ def read(path: Path) -> Found:
     Raises:
         ArgumentError: a line is no record of this script.
     """
-    found = {}
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if record["schema"] != SCHEMA:
-                raise ValueError(f"its schema is not {SCHEMA}")
-            found[_of(Run, record)] = _of(Figures, record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArgumentError(
-                f"{path}, line {number} is no record of a run: {error!r}. Remove the line, or give "
-                "another file."
-            ) from error
-    return found
+    return run_records.read(path, SCHEMA, lambda record: (_of(Run, record), _of(Figures, record)))
 
 
 def _of(cls: type[T], record: dict[str, Any]) -> T:
