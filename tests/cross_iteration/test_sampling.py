@@ -1,6 +1,5 @@
 """Compensation from a sample of positions: without bias, and the better the larger it is."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -105,4 +104,3 @@ def test_shapes_are_those_of_the_documentation() -> None:
     assert shapes("covariance", sizes)["covariance"] == (2, 9, 3, 9)
     assert shapes("patches", sizes)["patches"] == (2, 3 + 1 + 3 * 5, 9)
     assert shapes("outputs", sizes)["outputs"] == (8, 3, 5)
-    assert copy.copy(sizes) == sizes

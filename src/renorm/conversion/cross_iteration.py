@@ -6,12 +6,12 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from renorm import functional
 from renorm.conversion.classes import become, counterpart
 from renorm.conversion.options import check_options, refusal
 from renorm.conversion.pairing import pair
 from renorm.conversion.selection import Site
 from renorm.nn import CrossIterationBatchNorm
-from renorm.nn.window_settings import check_norm
 
 
 def to_cross_iteration(
@@ -21,7 +21,8 @@ def to_cross_iteration(
     check_options(CrossIterationBatchNorm, options)
     layer = CrossIterationBatchNorm(1, device="meta", **_without_momentum(options))
     for site in targets:  # each has its own momentum, unless one is given
-        check_norm(options.get("momentum", site.layer.momentum), layer.eps)
+        momentum = options.get("momentum", site.layer.momentum)
+        functional.check_settings(momentum, layer.eps, None, "raise")
     classes = {site: counterpart(site.layer, "cross_iteration") for site in targets}
     refused = {site: why for site, why in classes.items() if isinstance(why, str)}
     if refused:

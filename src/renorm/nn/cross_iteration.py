@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
-from renorm import kernels
+from renorm import functional, kernels
 from renorm.kernels import Call, borrowed, window
 from renorm.kernels.algebra import correction
 from renorm.kernels.call import accumulation_dtype
@@ -189,7 +189,7 @@ class CrossIterationBatchNorm(_BatchNorm):
         """
         _keep_out_of_graphs()
         window_settings.check(window, burn_in, compensation, sample, follow, limits, history)
-        window_settings.check_norm(self.momentum, self.eps)
+        functional.check_settings(self.momentum, self.eps, None, "raise")
         if vars(self).get("_source") is not None:
             self.detach()
         self._built = (window, compensation, sample)
@@ -389,8 +389,7 @@ class CrossIterationBatchNorm(_BatchNorm):
             if lags is not None and weights is not None:
                 moments = borrowed.combined(*own, *lags, weights)
             used = Used(*moments, share)
-        finite = (used.mean + used.var).abs_().amax().isfinite()
-        return used, bool(finite) if x.device.type == "cpu" else finite
+        return used, _finite(used.mean, used.var)
 
     def _of_running_statistics(self, own: Moments, x: Tensor) -> Used:
         window_settings.check_values(self, x)

@@ -58,16 +58,6 @@ def check(
         )
 
 
-def check_norm(momentum: float | None, eps: float) -> None:
-    """Refuse what nn.BatchNorm lets through and nothing can be computed with."""
-    if momentum is not None and not 0 <= momentum <= 1:
-        raise ArgumentError(
-            f"momentum is the update rate of the running statistics, from 0 to 1, got {momentum}."
-        )
-    if not eps > 0:
-        raise ArgumentError(f"eps must be positive, got {eps}.")
-
-
 def geometry_of(source: Source) -> Geometry:
     """How a linear layer or a convolution reads its input."""
     if not isinstance(source, _ConvNd):
