@@ -146,6 +146,9 @@ def check_sizes(batch_size: int, group_size: int) -> None:
         )
 
 
+View = Callable[[Tensor, int, Generator], Tensor]
+
+
 @dataclass(frozen=True)
 class Condition:
     """One way to put batches together.
@@ -154,11 +157,24 @@ class Condition:
         name: as it is given on the command line and stored in records.
         about: one line for the help and below the table; ``{batch}`` and ``{group}`` are sizes.
         build: (batch size, group size) -> sampler.
+        accumulate: whether each group has a forward of its own, as in gradient accumulation.
+        needs_classes: whether examples must have labels.
+        train_view: (inputs of a batch, group size, generator) -> what the net is trained on.
+        test_view: the same for what it is tested on.
     """
 
     name: str
     about: str
     build: Callable[[int, int], Sampler]
+    accumulate: bool = False
+    needs_classes: bool = False
+    train_view: View | None = None
+    test_view: View | None = None
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether inputs must be (N, C, H, W): views change images."""
+        return self.train_view is not None or self.test_view is not None
 
 
 CONDITIONS = {
@@ -178,11 +194,19 @@ CONDITIONS = {
             "clustered",
             "statistics per {group} examples of ONE class; groups take classes in turn",
             lambda batch, group: Clustered(batch, group, 1),
+            needs_classes=True,
         ),
         Condition(
             "two_classes",
             "as clustered, each group from two classes (not in the default)",
             lambda batch, group: Clustered(batch, group, 2),
+            needs_classes=True,
+        ),
+        Condition(
+            "accumulation",
+            "batches of {batch} at random, in {group} examples a forward, one step for all",
+            Shuffled,
+            accumulate=True,
         ),
     )
 }

@@ -1,6 +1,7 @@
-"""Small networks with the normalizer left open."""
+"""Small networks with nn.BatchNorm, which a comparison replaces by each normalizer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -11,31 +12,54 @@ class ConvNet(nn.Module):
     """Three 3 x 3 convolutions, each with a norm and a ReLU, the mean over positions, one layer.
 
     The convolutions have no bias (the norm's shift stands for it) and 16, 32 and 64 channels;
-    the second and third halve the resolution. The weights are drawn before any norm is
-    made, so that one seed gives the same weights whatever the norm draws.
+    the second and third halve the resolution.
 
     Args:
-        norm: channels -> the layer that follows a convolution with so many.
         classes: length of the output.
         channels: of the input image.
     """
 
-    def __init__(self, norm: Callable[[int], nn.Module], classes: int, channels: int = 1) -> None:
+    def __init__(self, classes: int, channels: int = 1) -> None:
         super().__init__()
         inputs = (channels, *WIDTHS[:-1])
         convolutions = [
-            nn.Conv2d(
-                source, width, 3, stride=1 if source == channels else 2, padding=1, bias=False
-            )
-            for source, width in zip(inputs, WIDTHS, strict=True)
+            nn.Conv2d(source, width, 3, stride=2 if layer else 1, padding=1, bias=False)
+            for layer, (source, width) in enumerate(zip(inputs, WIDTHS, strict=True))
         ]
         head = nn.Linear(WIDTHS[-1], classes)
         layers: list[nn.Module] = []
         for convolution, width in zip(convolutions, WIDTHS, strict=True):
-            layers += [convolution, norm(width), nn.ReLU()]
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, classes) of ``images`` (N, channels, H, W)."""
         return self.head(self.features(images).mean((2, 3)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A net by name.
+
+    Args:
+        name: as it is given on the command line and stored in records.
+        about: one line for the help.
+        build: (shape of an input without the batch, classes) -> net.
+    """
+
+    name: str
+    about: str
+    build: Callable[[tuple[int, ...], int], nn.Module]
+
+
+MODELS = {
+    entry.name: entry
+    for entry in (
+        Model(
+            "convnet",
+            "three convolutions of 16, 32 and 64 channels",
+            lambda shape, classes: ConvNet(classes, shape[0]),
+        ),
+    )
+}

@@ -1,15 +1,51 @@
-"""The normalizers a comparison chooses from, each built for a group size and a run length."""
+"""The normalizers a comparison chooses from: each replaces the nn.BatchNorm layers of a model."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm import limits
-from renorm.nn import BatchRenorm2d
+from renorm.conversion import convert
 
 CHANNEL_GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a normalizer is set up for.
+
+    Args:
+        group: examples that share statistics in a forward; None for all of them.
+        steps: training steps of the run.
+        example: an input of the model, (1, ...) or more.
+    """
+
+    group: int | None
+    steps: int
+    example: Tensor
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """One way to normalize.
+
+    Args:
+        name: as it is given on the command line and stored in records.
+        about: one line for the help.
+        apply: (model with nn.BatchNorm layers, setting) -> model with this normalizer instead;
+            it draws no random numbers.
+        by_forward: whether it cannot normalize groups apart in one forward, so that each group
+            has a forward of its own, as in gradient accumulation.
+    """
+
+    name: str
+    about: str
+    apply: Callable[[nn.Module, Setting], nn.Module]
+    by_forward: bool = False
 
 
 class PerGroup(nn.Module):
@@ -35,35 +71,42 @@ class PerGroup(nn.Module):
         return torch.cat([self.norm(part) for part in x.split(self.group)])
 
 
-@dataclass(frozen=True)
-class Normalizer:
-    """One way to normalize.
-
-    Args:
-        name: as it is given on the command line and stored in records.
-        about: one line for the help.
-        build: (channels, examples a group, training steps of the run) -> layer.
-    """
-
-    name: str
-    about: str
-    build: Callable[[int, int, int], nn.Module]
+def _batch_norm(model: nn.Module, setting: Setting) -> nn.Module:
+    group = setting.group
+    return model if group is None else convert(model, to=lambda norm: PerGroup(norm, group))
 
 
-def _batch_norm(channels: int, group: int, steps: int) -> nn.Module:
-    return PerGroup(nn.BatchNorm2d(channels), group)
+def _slow_batch_norm(model: nn.Module, setting: Setting) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 0.01
+    return _batch_norm(model, setting)
 
 
-def _slow_batch_norm(channels: int, group: int, steps: int) -> nn.Module:
-    return PerGroup(nn.BatchNorm2d(channels, momentum=0.01), group)
+def _batch_renorm(model: nn.Module, setting: Setting) -> nn.Module:
+    return convert(model, limits=limits.over(setting.steps), microbatch=setting.group)
 
 
-def _batch_renorm(channels: int, group: int, steps: int) -> nn.Module:
-    return BatchRenorm2d(channels, limits=limits.over(steps), microbatch=group)
+def _cross_iteration(model: nn.Module, setting: Setting) -> nn.Module:
+    burn_in = min(100, setting.steps // 10)
+    return convert(model, to="cross_iteration", example=setting.example, burn_in=burn_in)
 
 
-def _group_norm(channels: int, group: int, steps: int) -> nn.Module:
-    return nn.GroupNorm(CHANNEL_GROUPS, channels)
+def _group_norm(model: nn.Module, setting: Setting) -> nn.Module:
+    return convert(model, to=lambda norm: _of_groups(norm, CHANNEL_GROUPS))
+
+
+def _layer_norm(model: nn.Module, setting: Setting) -> nn.Module:
+    return convert(model, to=lambda norm: _of_groups(norm, 1))
+
+
+def _none(model: nn.Module, setting: Setting) -> nn.Module:
+    return convert(model, to=lambda norm: nn.Identity())
+
+
+def _of_groups(norm: _BatchNorm, groups: int) -> nn.GroupNorm:
+    channels = norm.num_features
+    return nn.GroupNorm(math.gcd(groups, channels), channels, norm.eps, norm.affine)
 
 
 NORMALIZERS = {
@@ -71,12 +114,12 @@ NORMALIZERS = {
     for entry in (
         Normalizer(
             "batch_norm",
-            "torch's nn.BatchNorm2d with its defaults, on each group in turn",
+            "torch's nn.BatchNorm as the model has it, on each group in turn",
             _batch_norm,
         ),
         Normalizer(
             "batch_renorm",
-            "renorm.BatchRenorm2d with the paper's limits scaled to the run",
+            "renorm's BatchRenorm with the paper's limits scaled to the run",
             _batch_renorm,
         ),
         Normalizer(
@@ -85,8 +128,16 @@ NORMALIZERS = {
             _group_norm,
         ),
         Normalizer(
+            "cross_iteration",
+            "renorm's CrossIterationBatchNorm, window 8, each group an iteration of its own",
+            _cross_iteration,
+            by_forward=True,
+        ),
+        Normalizer("layer_norm", "nn.GroupNorm with a single group of channels", _layer_norm),
+        Normalizer("none", "no normalization", _none),
+        Normalizer(
             "slow_batch_norm",
-            "batch_norm with momentum 0.01, batch renorm's update rate (not in the default)",
+            "batch_norm with momentum 0.01, batch renorm's update rate",
             _slow_batch_norm,
         ),
     )

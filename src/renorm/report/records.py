@@ -7,13 +7,13 @@ where it ran.
 import hashlib
 import json
 import types
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from renorm.errors import RecordError
 
-SCHEMA = 1
-RECIPE = 1
+SCHEMA = 2
+RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,23 @@ class Specification:
     """Everything a run's result depends on, apart from the versions of the code.
 
     Args:
-        task, normalizer, condition: names in the tables of ``renorm.lab``.
+        task, model, normalizer, condition: names in the tables of ``renorm.lab``; a task of a
+            user's own is ``file.py:Name`` or ``module:Name``.
         seed: of the initial weights and of the data order; normalizers with one seed share both.
         steps: gradient steps.
-        lr: learning rate at the start; it falls to 0 along a cosine.
+        lr: learning rate at the start; supervised tasks let it fall to 0 along a cosine.
         batch_size: examples in one gradient.
         group_size: examples that share statistics where the condition has groups.
+        split: what is scored: ``test``, or ``validation``, a part held out of the training data
+            for the choice of a learning rate.
+        ranks: processes that share the batches of the run.
+        source: fingerprint of the file of a user's own task; empty for a task of the package.
         recipe: version of the training loop, nets and samplers; a change of them that changes
             results raises it, so that old records are not taken for new ones.
     """
 
     task: str
+    model: str
     normalizer: str
     condition: str
     seed: int
@@ -39,6 +45,9 @@ class Specification:
     lr: float
     batch_size: int
     group_size: int
+    split: str = "test"
+    ranks: int = 1
+    source: str = ""
     recipe: int = RECIPE
 
     @property
@@ -48,47 +57,79 @@ class Specification:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        return f"{self.normalizer}, {self.condition}, seed {self.seed}"
+        searched = f", lr {self.lr:g} on validation" if self.split == "validation" else ""
+        return f"{self.normalizer}, {self.condition}, seed {self.seed}{searched}"
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """The corrections r and d of batch renorm at one step, over all channels of all layers.
+
+    Args:
+        step: training steps done before.
+        r_max, d_max: the limits at that step.
+        r, d: their 5, 25, 50, 75 and 95 % quantiles, after clipping.
+        clipped_r, clipped_d: fractions that lie at a limit, 0 to 1.
+    """
+
+    step: int
+    r_max: float
+    d_max: float
+    r: tuple[float, float, float, float, float]
+    d: tuple[float, float, float, float, float]
+    clipped_r: float
+    clipped_d: float
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came out of one run; all accuracies are fractions of test images, 0 to 1.
+    """What became of one run.
 
-    ``accuracy`` is over all test images in eval mode, that is by the running statistics. The
+    ``score`` is over all test examples in eval mode, that is by the running statistics. The
     other two are over one and the same draw of test batches, put together as the condition
     puts together training batches: once in train mode (every batch with the statistics of its
-    groups, the running ones as the training left them), once in eval mode. Same images and same
+    groups, the running ones as the training left them), once in eval mode. Same examples and same
     weights, so their difference, the gap, is due to the statistics alone.
 
     Args:
         specification: what was run.
-        accuracy: test accuracy after the last step, in eval mode; None if the run diverged.
-        train_mode_accuracy: on the test batches, in train mode; None if the run diverged.
-        eval_mode_accuracy: on the same batches, in eval mode; None if the run diverged.
-        loss: mean training loss over the last tenth of the steps; None if the run diverged.
-        curve: (step, test accuracy in eval mode) after each tenth of the run.
+        metric: what the scores are called, such as ``accuracy``.
+        percent: whether scores are fractions, to be shown as percentages.
+        score: after the last step, in eval mode; None if the run diverged or failed.
+        train_mode_score: on the test batches, in train mode; None also where a task has no such
+            thing.
+        eval_mode_score: on the same batches, in eval mode.
+        loss: mean training loss over the last tenth of the steps.
+        curve: (step, score in eval mode) along the run.
+        corrections: r and d along the run, where the normalizer has them.
         diverged_at: first step with a loss that is not finite, or None.
+        error: the traceback of a run that failed, or None.
+        step_seconds: processor time of a training step, the median; no part of equality.
         cpu_seconds: processor time of the run; no part of equality.
         environment: versions, platform and commit; no part of equality.
     """
 
     specification: Specification
-    accuracy: float | None
-    train_mode_accuracy: float | None
-    eval_mode_accuracy: float | None
-    loss: float | None
+    metric: str = "accuracy"
+    percent: bool = True
+    score: float | None = None
+    train_mode_score: float | None = None
+    eval_mode_score: float | None = None
+    loss: float | None = None
     curve: tuple[tuple[int, float], ...] = ()
+    corrections: tuple[Corrections, ...] = ()
     diverged_at: int | None = None
+    error: str | None = None
+    step_seconds: float | None = field(default=None, compare=False)
     cpu_seconds: float = field(default=0.0, compare=False)
     environment: dict[str, str | None] = field(default_factory=dict, compare=False)
 
     @property
     def gap(self) -> float | None:
-        """Train-mode less eval-mode accuracy on the same images; None if the run diverged."""
-        if self.train_mode_accuracy is None or self.eval_mode_accuracy is None:
+        """Train-mode less eval-mode score on the same examples; None without both."""
+        if self.train_mode_score is None or self.eval_mode_score is None:
             return None
-        return self.train_mode_accuracy - self.eval_mode_accuracy
+        return self.train_mode_score - self.eval_mode_score
 
 
 def to_line(record: Record) -> str:
@@ -129,15 +170,19 @@ def _build(cls: Any, data: Any) -> Any:
         wrong = ", ".join(sorted(data.keys() ^ names))
         raise RecordError(f"its {cls.__name__.lower()} has missing or unknown entries: {wrong}")
     hints = get_type_hints(cls)
-    values = {name: _tuples(value) for name, value in data.items()}
+    values = {name: _tuples(value, hints[name]) for name, value in data.items()}
     for name, value in values.items():
         if not _fits(value, hints[name]):
             raise RecordError(f"its {name} is {data[name]!r}, which is not {hints[name]}")
     return cls(**values)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+def _tuples(value: Any, hint: Any) -> Any:
+    """Lists as the tuples they were, and objects in them as the dataclass they were."""
+    part = get_args(hint)[0] if get_args(hint) else None
+    if isinstance(value, list):
+        return tuple(_tuples(one, part) for one in value)
+    return _build(hint, value) if is_dataclass(hint) and isinstance(value, dict) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -153,5 +198,5 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(_fits(part, parts[1]) for part in value.values())
     if isinstance(value, bool):
-        return False
+        return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

@@ -1,0 +1,191 @@
+"""The training loop of supervised tasks, and the two ways a trained net is judged."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Generator, Tensor, nn
+
+from renorm.lab.conditions import Sampler, View
+from renorm.lab.examples import Examples
+from renorm.lab.normalizers import Setting
+from renorm.lab.tasks.base import Plan
+from renorm.nn import BatchRenorm, CrossIterationBatchNorm, accumulate
+
+POINTS = 10
+# the weights, the order of training, the test batches and the changes of their inputs draw from
+# streams of their own
+ORDER_STREAM, TEST_STREAM, VIEW_STREAM = 2**32, 2**33, 2**34
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is fitted and how it is judged.
+
+    Args:
+        train, test: examples.
+        loss: (outputs, targets) of a batch -> scalar.
+        score: (outputs, targets) of all test examples -> figure, more is better.
+        chunk: test examples in one forward in eval mode.
+    """
+
+    train: Examples
+    test: Examples
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], float]
+    chunk: int
+
+
+@dataclass
+class Course:
+    """How a training went.
+
+    Args:
+        curve: (step, test score in eval mode) after each tenth of the run.
+        losses: training losses of the last tenth of the steps.
+        seconds: processor time of each step.
+        diverged_at: first step with a loss that is not finite, or the last step if the outputs
+            of the trained net are not; None if all are.
+    """
+
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    diverged_at: int | None = None
+
+
+def sampler_of(plan: Plan) -> Sampler:
+    """The sampler of a run."""
+    specification = plan.specification
+    return plan.condition.build(specification.batch_size, specification.group_size)
+
+
+def labels_of(examples: Examples) -> Tensor:
+    """The classes of examples, all 0 where they have none."""
+    labels = examples.labels
+    return torch.zeros(len(examples), dtype=torch.long) if labels is None else labels
+
+
+def normalized(model: nn.Module, plan: Plan, examples: Examples) -> nn.Module:
+    """The model with the normalizer of the plan in place of nn.BatchNorm."""
+    sampler, specification = sampler_of(plan), plan.specification
+    group = sampler.group_size
+    if group == specification.batch_size or _part_size(plan):
+        group = None
+    example, _ = examples.batch(torch.arange(min(2, len(examples))))
+    return plan.normalizer.apply(model, Setting(group, specification.steps, example))
+
+
+def fit(
+    model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, plan: Plan
+) -> Course:
+    """Train in place, with a learning rate that falls to 0 along a cosine."""
+    specification, course = plan.specification, Course()
+    steps, labels = specification.steps, labels_of(problem.train)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    marks = {math.ceil(steps * part / POINTS) for part in range(1, POINTS + 1)}
+    late = steps - math.ceil(steps / POINTS)
+    order, views = (
+        Generator().manual_seed(stream + specification.seed)
+        for stream in (ORDER_STREAM, VIEW_STREAM)
+    )
+    batches = sampler_of(plan).batches(labels, order)
+    model.train()
+    for step, indices in enumerate(islice(batches, steps), start=1):
+        inputs, targets = problem.train.batch(indices)
+        inputs = _viewed(inputs, plan.condition.train_view, specification.group_size, views)
+        started = time.process_time()
+        with _one_step_of_the_statistics(model):
+            loss = problem.loss(forward(model, inputs, _part_size(plan)), targets)
+            value = loss.item()
+            if not math.isfinite(value):
+                course.diverged_at = step
+                return course
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        schedule.step()
+        course.seconds.append(time.process_time() - started)
+        if step > late:
+            course.losses.append(value)
+        if step in marks:
+            outputs, answers = evaluate(model, problem, plan)
+            if not outputs.isfinite().all():
+                course.diverged_at = step
+                return course
+            course.curve.append((step, problem.score(outputs, answers)))
+    return course
+
+
+def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
+    """The outputs for a batch, in one forward or ``part`` examples at a time."""
+    if part is None:
+        return model(inputs)
+    return torch.cat([model(some) for some in inputs.split(part)])
+
+
+def evaluate(model: nn.Module, problem: Problem, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of all test examples in eval mode; leaves the model in train mode."""
+    specification, test = plan.specification, problem.test
+    generator = Generator().manual_seed(VIEW_STREAM + TEST_STREAM + specification.seed)
+    outputs, answers = [], []
+    model.eval()
+    with torch.no_grad():
+        for indices in torch.arange(len(test)).split(problem.chunk):
+            inputs, targets = test.batch(indices)
+            inputs = _viewed(inputs, plan.condition.test_view, specification.group_size, generator)
+            outputs.append(model(inputs))
+            answers.append(targets)
+    model.train()
+    return torch.cat(outputs), torch.cat(answers)
+
+
+def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, float]:
+    """The score on test batches composed by the condition: in train mode, and in eval mode.
+
+    There are as many batches as cover the test examples once. Each is seen in train mode by a copy
+    of the model, so all meet the running statistics that the training left; ``model`` is put in
+    eval mode and else stays as it is.
+    """
+    test, specification = problem.test, plan.specification
+    draw = Generator().manual_seed(TEST_STREAM + specification.seed)
+    batches = sampler_of(plan).batches(labels_of(test), draw)
+    first = next(batches)
+    drawn = [first, *islice(batches, math.ceil(len(test) / len(first)) - 1)]
+    views = Generator().manual_seed(VIEW_STREAM + TEST_STREAM + specification.seed)
+    in_train, in_eval, answers = [], [], []
+    model.eval()
+    with torch.no_grad():
+        for indices in drawn:
+            inputs, targets = test.batch(indices)
+            inputs = _viewed(inputs, plan.condition.test_view, specification.group_size, views)
+            in_train.append(forward(copy.deepcopy(model).train(), inputs, _part_size(plan)))
+            in_eval.append(model(inputs))
+            answers.append(targets)
+    targets = torch.cat(answers)
+    return (
+        problem.score(torch.cat(in_train), targets),
+        problem.score(torch.cat(in_eval), targets),
+    )
+
+
+def _part_size(plan: Plan) -> int | None:
+    """Examples in a forward, where a batch needs several; None for one forward."""
+    specification = plan.specification
+    size = sampler_of(plan).group_size
+    apart = plan.condition.accumulate or plan.normalizer.by_forward
+    return size if apart and size < specification.batch_size else None
+
+
+def _viewed(inputs: Tensor, view: View | None, group: int, generator: Generator) -> Tensor:
+    return inputs if view is None else view(inputs, group, generator)
+
+
+def _one_step_of_the_statistics(model: nn.Module) -> AbstractContextManager[None]:
+    ours = (BatchRenorm, CrossIterationBatchNorm)
+    return accumulate(model) if any(isinstance(m, ours) for m in model.modules()) else nullcontext()
