@@ -1,6 +1,7 @@
 """``renorm compare``: train the normalizers side by side and show the difference."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,34 +10,46 @@ from rich.console import Console
 
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
 from renorm.cli.progress import Display
-from renorm.lab.experiment import DEFAULT_CONDITIONS, DEFAULT_NORMALIZERS, Grid, Result, complete
+from renorm.lab.experiment import DEFAULT_NORMALIZERS, Grid, Result, complete
+from renorm.lab.pool import Site, memory_share
 from renorm.lab.store import Store
+from renorm.lab.tasks import template
 from renorm.report import comparison, console
 
 Names = Annotated[
     tuple[str, ...],
     Parameter(consume_multiple=True, negative="", show_default=" ".join),
 ]
+SomeNames = Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative="")]
+Rates = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")]
 WORKERS = min(2, os.cpu_count() or 1)
+FACTORS = (1 / 9, 1 / 3, 1.0, 3.0)
 
 
 def compare(
     *,
+    task: str = "digits",
+    model: str | None = None,
     normalizers: Names = DEFAULT_NORMALIZERS,
-    conditions: Names = DEFAULT_CONDITIONS,
+    conditions: SomeNames = None,
     seeds: int = Grid.seeds,
-    steps: int = Grid.steps,
-    lr: float = Grid.lr,
-    batch_size: int = Grid.batch_size,
-    group_size: int = Grid.group_size,
+    steps: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    group_size: int | None = None,
+    sweep_lr: Annotated[bool, Parameter(negative="")] = False,
+    rates: Rates = (),
+    data_dir: Path | None = None,
     out: Path = Path("compare.jsonl"),
     workers: int = WORKERS,
+    memory: float | None = None,
+    init: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Train the same small net with each normalizer, and show where batch norm fails.
+    """Train the same net with each normalizer, and show where batch norm fails.
 
-    The task is scikit-learn's digits: 1,797 scanned digits of 8 x 8 pixels, a quarter of them for
-    testing. Normalizers with the same seed start from the same weights and see the same examples
-    in the same order, with the same learning rate.
+    Without options the task is scikit-learn's digits: 1,797 scanned digits of 8 x 8 pixels, a
+    quarter of them for testing. Normalizers with the same seed start from the same weights and see
+    the same examples in the same order, with the same learning rate.
 
     Conditions (examples that share statistics form a group; the gradient is the whole batch's):
 
@@ -47,29 +60,37 @@ def compare(
       of 4 are 8 of the 10 digits, equally. The groups are as large as in `microbatch`.
     - `two_classes`: as clustered, with two classes a group. Not in the default: digits are too
       easy to show a difference there.
+    - `accumulation`: as microbatch, in a forward of its own for each group, one step for all.
 
-    Normalizers: `batch_norm` (torch's own, with its defaults, on each group), `batch_renorm`,
-    `group_norm`, and `slow_batch_norm` (batch norm with batch renorm's update rate of 0.01).
+    Normalizers: `batch_norm` (torch's own, as the model has it, on each group), `batch_renorm`,
+    `group_norm`, `layer_norm`, `cross_iteration`, `none`, and `slow_batch_norm` (batch norm with
+    batch renorm's update rate of 0.01).
 
-    How to read the table: `accuracy` is what the trained net would do in use, in eval mode. `gap`
-    is how much better the same weights do on the same images in train mode: a large gap
-    means that the net learned, and that its running statistics do not describe it.
+    How to read the table: the score (accuracy) is what the trained net would do in use, in eval
+    mode. `gap` is how much better the same weights do on the same examples in train mode: a large
+    gap means that the net learned, and that its running statistics do not describe it.
 
     Results are kept: a second call does the missing runs only, so
-    `renorm compare --seeds 5` after `renorm compare` adds two seeds.
+    `renorm compare --seeds 5` after `renorm compare` adds two seeds. Runs that failed are tried
+    again.
 
     To begin with:
 
     - `renorm compare`
     - `renorm compare --conditions clustered --seeds 10`
     - `renorm compare --normalizers batch_norm batch_renorm --group-size 2`
+    - `renorm compare --init`, then `renorm compare --task my_task.py:MyTask`
 
     Parameters
     ----------
+    task
+        What is trained: a name, or a task of your own as file.py:Name or module:Name.
+    model
+        Which net; the task's first without.
     normalizers
         Which normalizers: one or more of the names above.
     conditions
-        Which conditions: one or more of the names above.
+        Which conditions: one or more of the names above; the task's own without.
     seeds
         How many seeds (0, 1, ...). One gives no interval.
     steps
@@ -80,26 +101,58 @@ def compare(
         Examples in one gradient.
     group_size
         Examples that share statistics in all conditions but iid; divides the batch size.
+    sweep_lr
+        Give each normalizer in each condition the best of several learning rates, found with one
+        seed on a fifth of the training examples, held out. Test examples are not looked at.
+    rates
+        The learning rates to try; 1/9, 1/3, 1 and 3 times the task's own without.
+    data_dir
+        Folder of the data sets.
     out
         Results file: JSON lines, one a run; read first, then appended to.
     workers
         Processes that train, one thread each.
+    memory
+        GiB of data that each process may hold; the machine's divided by workers without, where
+        the system can bound it.
+    init
+        Write my_task.py, a small task of your own to begin with, and train nothing.
     """
-    grid = Grid(_split(normalizers), _split(conditions), seeds, steps, lr, batch_size, group_size)
+    messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if init:
+        path = template.write(Path())
+        messages.print(f"Wrote {path}. Now: renorm compare --task {path}:MyTask")
+        return DONE
+    grid = Grid.of(
+        task,
+        model,
+        data_dir,
+        normalizers=_split(normalizers),
+        conditions=None if conditions is None else _split(conditions),
+        seeds=seeds,
+        steps=steps,
+        lr=lr,
+        batch_size=batch_size,
+        group_size=group_size,
+        rates=rates,
+    )
+    if sweep_lr and not rates:
+        grid = replace(grid, rates=tuple(float(f"{grid.lr * factor:.2g}") for factor in FACTORS))
+    if memory is None and workers > 1:
+        memory = memory_share(workers)
     with Display(Console(stderr=True)) as display:
-        result = complete(grid, Store(out), workers, display)
-    return _show(grid, result, out)
+        result = complete(grid, Store(out), Site(data_dir, workers, memory), display)
+    return _show(grid, result, out, messages)
 
 
 def _split(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part for name in names for part in name.split(",") if part.strip())
 
 
-def _show(grid: Grid, result: Result, out: Path) -> int:
-    messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+def _show(grid: Grid, result: Result, out: Path, messages: Console) -> int:
     if result.warning:
         messages.print(result.warning)
-    shown = comparison.compare(grid.specifications(), result.records.values(), result.failures)
+    shown = comparison.compare(result.wanted, result.records.values())
     console.show(shown, Console(), grid.about())
     messages.print(f"Records: {out}")
     if result.interrupted:

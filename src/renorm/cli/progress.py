@@ -7,7 +7,6 @@ from rich import progress as bars
 from rich.console import Console
 
 from renorm.lab.experiment import Progress
-from renorm.lab.pool import Failure
 from renorm.report.records import Record
 
 
@@ -62,13 +61,14 @@ class Display(Bar):
             self.show(now.done, now.total, "starting", time_left(now.seconds_left))
 
 
-def describe(outcome: Record | Failure) -> str:
+def describe(record: Record) -> str:
     """What became of a run, in a few words."""
-    if isinstance(outcome, Failure):
-        return f"{outcome.specification}: failed"
-    if outcome.accuracy is None:
-        return f"{outcome.specification}: diverged at step {outcome.diverged_at}"
-    return f"{outcome.specification}: {100 * outcome.accuracy:.1f} %"
+    if record.error is not None:
+        return f"{record.specification}: failed"
+    if record.score is None:
+        return f"{record.specification}: diverged at step {record.diverged_at}"
+    score = f"{100 * record.score:.1f} %" if record.percent else f"{record.score:.4g}"
+    return f"{record.specification}: {score}"
 
 
 def time_left(seconds: float | None) -> str:

@@ -2,94 +2,155 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-
-import torch
+from pathlib import Path
+from typing import Any, Self
 
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import CONDITIONS, check_sizes
 from renorm.lab.names import known
 from renorm.lab.normalizers import NORMALIZERS
-from renorm.lab.pool import Failure, run_all
+from renorm.lab.pool import Site, run_all
 from renorm.lab.store import Store
-from renorm.lab.tasks import TASKS
-from renorm.lab.training import sampler_of
+from renorm.lab.tasks import Reference, find
+from renorm.lab.tasks.registry import load, users_code
+from renorm.lab.training import plan, task_of
 from renorm.report.records import Record, Specification
+from renorm.report.search import chosen_rates
 
 DEFAULT_NORMALIZERS = ("batch_norm", "batch_renorm", "group_norm")
-DEFAULT_CONDITIONS = ("iid", "microbatch", "clustered")
+OWN = ("conditions", "steps", "lr", "batch_size", "group_size")
+_WHAT = {
+    "seeds": "seeds is how many seeds to run, at least 1 (an interval needs 2)",
+    "search_seeds": "search_seeds is how many seeds try each learning rate, at least 1",
+    "ranks": "ranks is how many processes share a run, at least 1",
+    "steps": "steps is the length of a run in gradient steps, at least 10",
+}
+Execute = Callable[[Sequence[Specification], Site], Generator[Record, None, None]]
 
 
 @dataclass(frozen=True)
 class Grid:
     """All combinations of normalizers, conditions and seeds, with the other settings shared.
 
+    ``Grid.of`` takes what is not given from the task.
+
     Args:
+        task: the task and its net, as ``tasks.find`` names them.
         normalizers, conditions: names from the tables of this package.
-        seeds: how many: 0, 1, ... At least 1; an interval needs 2.
         steps: gradient steps of a run, at least 10.
         lr: learning rate at the start, above 0.
         batch_size: examples in one gradient.
         group_size: examples that share statistics in the conditions with groups.
-        task: name of the data set.
+        seeds: how many: 0, 1, ... At least 1; an interval needs 2.
+        rates: learning rates to search through first, for each normalizer in each condition by
+            itself, on a part of the training data; empty to use ``lr`` for all.
+        search_seeds: seeds of the search, at least 1.
+        ranks: processes that share the batches of a run, as torchrun starts them.
+        data: folder of the data sets; None for the default.
 
     Raises:
         ArgumentError: a name that is not there, or a number outside its range.
     """
 
-    normalizers: tuple[str, ...] = DEFAULT_NORMALIZERS
-    conditions: tuple[str, ...] = DEFAULT_CONDITIONS
+    task: Reference
+    normalizers: tuple[str, ...]
+    conditions: tuple[str, ...]
+    steps: int
+    lr: float
+    batch_size: int
+    group_size: int
     seeds: int = 3
-    steps: int = 1000
-    lr: float = 0.1
-    batch_size: int = 32
-    group_size: int = 4
-    task: str = "digits"
+    rates: tuple[float, ...] = ()
+    search_seeds: int = 1
+    ranks: int = 1
+    data: Path | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(
+        cls, task: str = "digits", model: str | None = None, data: Path | None = None, **given: Any
+    ) -> Self:
+        """A grid for a task by name; settings not given, or given as None, are the task's own.
+
+        >>> Grid.of("digits", seeds=5).batch_size
+        32
+
+        Raises:
+            ArgumentError: there is no such task, or as the class.
+        """
+        reference = find(task, model)
+        own = load(reference.name, reference.model, data)
+        settings = {name: getattr(own, name) for name in OWN}
+        settings |= {"normalizers": DEFAULT_NORMALIZERS, "data": data}
+        settings |= {name: value for name, value in given.items() if value is not None}
+        return cls(reference, **settings)
 
     def __post_init__(self) -> None:
-        known("task", [self.task], TASKS)
         for name, kind, table in (
             ("normalizers", "normalizer", NORMALIZERS),
             ("conditions", "condition", CONDITIONS),
         ):
             object.__setattr__(self, name, known(kind, getattr(self, name), table))
-        if self.seeds < 1:
-            raise ArgumentError(
-                f"seeds is how many seeds to run, at least 1 (an interval needs 2), got "
-                f"{self.seeds}."
-            )
-        if self.steps < 10:
-            raise ArgumentError(
-                f"steps is the length of a run in gradient steps, at least 10, got {self.steps}."
-            )
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ArgumentError(f"lr is the learning rate, above 0, got {self.lr}.")
+        for name, least in (("seeds", 1), ("search_seeds", 1), ("ranks", 1), ("steps", 10)):
+            if getattr(self, name) < least:
+                raise ArgumentError(f"{_WHAT[name]}, got {getattr(self, name)}.")
+        for rate in (self.lr, *self.rates):
+            if not (rate > 0 and math.isfinite(rate)):
+                raise ArgumentError(f"A learning rate is above 0 and finite, got {rate}.")
         check_sizes(self.batch_size, self.group_size)
 
-    def specifications(self) -> tuple[Specification, ...]:
-        """All runs, seed by seed, so that an interrupted grid has whole seeds to compare."""
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Each normalizer under each condition."""
+        return tuple((one, other) for other in self.conditions for one in self.normalizers)
+
+    def specifications(
+        self, rates: Mapping[tuple[str, str], float] | None = None
+    ) -> tuple[Specification, ...]:
+        """All runs, seed by seed, so that an interrupted grid has whole seeds to compare.
+
+        Args:
+            rates: (normalizer, condition) -> learning rate; ``lr`` where there is none.
+        """
+        rates = rates or {}
         return tuple(
-            Specification(
-                self.task,
-                normalizer,
-                condition,
-                seed,
-                self.steps,
-                self.lr,
-                self.batch_size,
-                self.group_size,
-            )
+            self._specification(place, seed, rates.get(place), "test")
             for seed in range(self.seeds)
-            for condition in self.conditions
-            for normalizer in self.normalizers
+            for place in self.places
+        )
+
+    def search(self) -> tuple[Specification, ...]:
+        """The runs of the search for learning rates; none without ``rates``."""
+        return tuple(
+            self._specification(place, seed, rate, "validation")
+            for seed in range(self.search_seeds)
+            for rate in sorted(set(self.rates))
+            for place in self.places
         )
 
     def about(self) -> dict[str, str]:
         """Each condition in a line, with this grid's sizes."""
         sizes = {"batch": self.batch_size, "group": self.group_size}
         return {name: CONDITIONS[name].about.format(**sizes) for name in self.conditions}
+
+    def _specification(
+        self, place: tuple[str, str], seed: int, lr: float | None, split: str
+    ) -> Specification:
+        return Specification(
+            self.task.name,
+            self.task.model,
+            *place,
+            seed,
+            self.steps,
+            self.lr if lr is None else lr,
+            self.batch_size,
+            self.group_size,
+            split,
+            self.ranks,
+            self.task.source,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +159,7 @@ class Progress:
 
     Args:
         done: runs that have ended, those found in the store among them.
-        total: runs of the grid.
+        total: runs of the grid, those of the search for learning rates among them.
         seconds_left: estimate from the runs of this call; None before there is one.
         latest: what ended last, or None at the start.
     """
@@ -106,7 +167,7 @@ class Progress:
     done: int
     total: int
     seconds_left: float | None
-    latest: Record | Failure | None
+    latest: Record | None
 
 
 @dataclass
@@ -114,14 +175,14 @@ class Result:
     """What a grid came to.
 
     Args:
-        records: by specification, also of earlier calls.
-        failures: runs that ended in an error, and its message.
+        wanted: the runs to be compared, at the learning rates that the search chose.
+        records: by specification, also of earlier calls and of the search.
         interrupted: whether Ctrl-C ended the work.
         warning: about a torn line of the store, or None.
     """
 
+    wanted: tuple[Specification, ...] = ()
     records: dict[Specification, Record] = field(default_factory=dict)
-    failures: dict[Specification, str] = field(default_factory=dict)
     interrupted: bool = False
     warning: str | None = None
 
@@ -129,48 +190,75 @@ class Result:
 def complete(
     grid: Grid,
     store: Store,
-    workers: int = 1,
+    site: Site | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    execute: Execute = run_all,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Do the runs of the grid that the store lacks, and return all.
+    """Do the runs of the grid that the store lacks or that failed, and return all.
 
     Every record is on the disk before the next one is waited for. KeyboardInterrupt ends the
     workers and returns what there is.
 
     Args:
         grid: what to run.
-        store: read first, appended to.
-        workers: processes; 1 runs in this one.
+        store: read first, appended to; no other process may write to it meanwhile.
+        site: where; None for this process.
         progress: called at the start and after each run.
+        execute: what does runs: ``pool.run_all``, or that of a cluster.
         clock: seconds, for the time left.
 
     Raises:
-        RecordError: the store holds something else, or cannot be written.
-        ArgumentError: the grid does not fit the data, or workers is below 1.
+        RecordError: the store holds something else, cannot be written, or is being written to.
+        ArgumentError: the grid does not fit the data.
     """
-    if workers < 1:
-        raise ArgumentError(f"workers is how many processes train, at least 1, got {workers}.")
-    wanted = grid.specifications()
-    _check_fit(grid, wanted)
+    site = site or Site(grid.data)
+    check_fit(grid)
     found, warning = store.read()
-    store.check_writable()
-    result = Result({one: found[one] for one in wanted if one in found}, warning=warning)
-    missing = [one for one in wanted if one not in found]
-    kept, pace = len(result.records), _Pace(len(missing), workers, clock)
+    result = Result(grid.specifications(), dict(found), warning=warning)
+    work = _Work(store, site, progress, execute, clock, result)
+    total = len(grid.search()) + len(result.wanted)
     try:
-        progress(Progress(kept, len(wanted), None, None))
-        with closing(run_all(missing, workers)) as outcomes:
-            for ended, outcome in enumerate(outcomes, start=1):
-                if isinstance(outcome, Failure):
-                    result.failures[outcome.specification] = outcome.message
-                else:
-                    store.append(outcome)
-                    result.records[outcome.specification] = outcome
-                progress(Progress(kept + ended, len(wanted), pace.left(ended), outcome))
+        work.do(grid.search(), total)
+        if grid.rates:
+            searched = [result.records[one] for one in grid.search() if one in result.records]
+            result.wanted = grid.specifications(chosen_rates(searched))
+        work.do(result.wanted, total)
     except KeyboardInterrupt:
         result.interrupted = True
+    mine = {*grid.search(), *result.wanted}
+    result.records = {one: record for one, record in result.records.items() if one in mine}
     return result
+
+
+@dataclass
+class _Work:
+    """Runs that are done and kept, in one or two rounds."""
+
+    store: Store
+    site: Site
+    progress: Callable[[Progress], None]
+    execute: Execute
+    clock: Callable[[], float]
+    result: Result
+    done: int = 0
+
+    def do(self, wanted: Sequence[Specification], total: int) -> None:
+        """Do those of the runs that have no record, or a failed one."""
+        records = self.result.records
+        missing = [one for one in wanted if one not in records or records[one].error is not None]
+        self.done += len(wanted) - len(missing)
+        if wanted:
+            self.progress(Progress(self.done, total, None, None))
+        if not missing:
+            return
+        pace = _Pace(total - self.done, self.site.workers, self.clock)
+        with self.store.writing(), closing(self.execute(missing, self.site)) as outcomes:
+            for ended, record in enumerate(outcomes, start=1):
+                self.store.append(record)
+                records[record.specification] = record
+                self.done += 1
+                self.progress(Progress(self.done, total, pace.left(ended), record))
 
 
 class _Pace:
@@ -190,10 +278,14 @@ class _Pace:
         return (self.clock() - self.since) / (ended - self.workers) * (self.total - ended)
 
 
-def _check_fit(grid: Grid, wanted: Sequence[Specification]) -> None:
-    """Draw one batch of each condition from each split: sizes that do not fit raise here."""
-    task = TASKS[grid.task]()
-    for specification in {one.condition: one for one in wanted}.values():
-        sampler = sampler_of(specification)
-        for labels in (task.train_labels, task.test_labels):
-            next(sampler.batches(labels, torch.Generator()))
+def check_fit(grid: Grid) -> None:
+    """Ask the task whether it can make its batches under each condition, before any work.
+
+    Raises:
+        ArgumentError: as the task says it.
+    """
+    wanted = (*grid.search(), *grid.specifications())
+    firsts = {(one.condition, one.normalizer, one.split): one for one in wanted}
+    for specification in firsts.values():
+        with users_code(grid.task.name):
+            task_of(specification, grid.data).check(plan(specification))

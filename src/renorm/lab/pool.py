@@ -1,87 +1,149 @@
 """Runs in this process or in worker processes, as they end."""
 
+import contextlib
 import multiprocessing
+import os
 import signal
 import threading
+import traceback
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from renorm.errors import ArgumentError
+from renorm.lab.environment import describe
 from renorm.lab.training import run
 from renorm.report.records import Record, Specification
 
+GIB = 2**30
+
 
 @dataclass(frozen=True)
-class Failure:
-    """A run that ended in an error.
+class Site:
+    """Where and with what runs are done; no part of what they are.
 
     Args:
-        specification: what was run.
-        message: type and text of the error.
+        data: folder of the data sets; None for the default.
+        workers: processes, of one thread each; with 1 the runs are done in this one.
+        memory: GiB of data that each worker process may hold, above 0; None for no bound. A run
+            that needs more has failed.
+
+    Raises:
+        ArgumentError: a number outside its range.
     """
 
-    specification: Specification
-    message: str
+    data: Path | None = None
+    workers: int = 1
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ArgumentError(
+                f"workers is how many processes train, at least 1, got {self.workers}."
+            )
+        if self.memory is not None and not self.memory > 0:
+            raise ArgumentError(
+                f"memory is the GiB that each process may hold, above 0, got {self.memory}."
+            )
 
 
-Outcome = Record | Failure
-
-
-def run_all(
-    specifications: Sequence[Specification], workers: int
-) -> Generator[Outcome, None, None]:
+def run_all(specifications: Sequence[Specification], site: Site) -> Generator[Record, None, None]:
     """Do the runs and yield what becomes of each, in the order they end.
 
-    An error ends its run alone. Closing the iterator, or an exception such as KeyboardInterrupt
-    while it waits, ends the workers at once.
-
-    Args:
-        specifications: what to run.
-        workers: processes; with 1 the runs are done in this one.
+    An error, or the death of its process, ends its run alone: the record has the traceback.
+    Closing the iterator, or an exception such as KeyboardInterrupt while it waits, ends the
+    workers at once; they end as well when this process is killed.
     """
-    workers = min(workers, len(specifications))
-    if workers <= 1:
-        return _serially(specifications)
-    return _in_parallel(specifications, workers)
+    workers = min(site.workers, len(specifications))
+    if workers <= 1 and site.memory is None:
+        return _serially(specifications, site.data)
+    return _in_parallel(specifications, workers, site)
 
 
-def attempt(specification: Specification) -> Outcome:
-    """One run; an exception becomes a Failure."""
+def attempt(specification: Specification, data: Path | None = None) -> Record:
+    """One run; an exception becomes a record with its traceback."""
     try:
-        return run(specification)
-    except Exception as error:
-        return Failure(specification, f"{type(error).__name__}: {error}")
+        return run(specification, data)
+    except Exception:
+        return Record(specification, error=traceback.format_exc(), environment=describe())
 
 
-def _serially(specifications: Sequence[Specification]) -> Generator[Outcome, None, None]:
+def _serially(
+    specifications: Sequence[Specification], data: Path | None
+) -> Generator[Record, None, None]:
     for specification in specifications:
-        yield attempt(specification)
+        yield attempt(specification, data)
 
 
 def _in_parallel(
-    specifications: Sequence[Specification], workers: int
-) -> Generator[Outcome, None, None]:
+    specifications: Sequence[Specification], workers: int, site: Site
+) -> Generator[Record, None, None]:
     others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, context, initializer=ignore_interrupt)
-    finished = False
+    idle = [_worker(site.memory) for _ in range(workers)]
+    busy: dict[Future[Record], tuple[ProcessPoolExecutor, Specification]] = {}
+    waiting = list(reversed(specifications))
     try:
-        with _interrupts_ignored():  # inherited: Ctrl-C is for the parent, also while they start
-            futures = {executor.submit(attempt, one): one for one in specifications}
-        for future in as_completed(futures):
-            yield _outcome(future, futures[future])
-        finished = True
+        while waiting or busy:
+            with _interrupts_ignored():  # inherited: Ctrl-C is for the parent, also at their start
+                while waiting and idle:
+                    worker, specification = idle.pop(), waiting.pop()
+                    busy[worker.submit(attempt, specification, site.data)] = worker, specification
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                worker, specification = busy.pop(future)
+                record, alive = _outcome(future, specification)
+                if not alive:
+                    worker.shutdown()
+                idle.append(worker if alive else _worker(site.memory))
+                yield record
     finally:
-        if not finished:
+        if busy:
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
-        executor.shutdown(wait=True, cancel_futures=True)
+        for worker in (*idle, *(worker for worker, _ in busy.values())):
+            worker.shutdown(wait=True, cancel_futures=True)
 
 
-def ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent process."""
+def _worker(memory: float | None) -> ProcessPoolExecutor:
+    """A pool of one process, so that a process that dies is known to have died of its run."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, initializer=prepare_worker, initargs=(memory,))
+
+
+def prepare_worker(memory: float | None) -> None:
+    """Leave Ctrl-C to the parent process, end with it, and hold no more memory than allowed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if memory is not None:
+        import resource
+
+        size = int(memory * GIB)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def memory_share(workers: int) -> float | None:
+    """The machine's memory in GiB divided by ``workers``; None where it cannot be bounded.
+
+    Where there is CUDA, its driver maps far more than it uses, so there is no bound either.
+    """
+    import torch
+
+    with contextlib.suppress(ImportError, AttributeError, ValueError):
+        import resource
+
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        bounded = hasattr(resource, "RLIMIT_DATA") and not torch.cuda.is_available()
+        return pages / GIB / workers if bounded else None
+    return None
 
 
 @contextmanager
@@ -96,8 +158,11 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _outcome(future: "Future[Outcome]", specification: Specification) -> Outcome:
+def _outcome(future: "Future[Record]", specification: Specification) -> tuple[Record, bool]:
+    """What became of a run, and whether its process can do another."""
     try:
-        return future.result()
+        return future.result(), True
     except Exception as error:  # the process itself died, or its answer could not be sent
-        return Failure(specification, f"{type(error).__name__}: {error}")
+        text = "".join(traceback.format_exception(error))
+        failed = Record(specification, error=text, environment=describe())
+        return failed, not isinstance(error, BrokenProcessPool)

@@ -1,9 +1,13 @@
-"""Records on disk: JSON lines, appended one by one, safe against a crash in mid-line."""
+"""Records on disk: JSON lines, appended one by one, safe against a crash and a second writer."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from renorm.errors import RecordError
 from renorm.report.records import Record, Specification, from_line, to_line
@@ -19,11 +23,19 @@ class Store:
     run counts as missing, and the next record is written over it. Any other line that is no
     record is refused, so a file of another kind is never written to.
 
+    One process writes at a time: a hidden file beside it, ``.NAME.lock``, is locked meanwhile. The
+    operating system lets go of the lock when the process ends, however it ends; the file stays.
+
     Args:
         path: the file; its folder must be there.
     """
 
     path: Path
+    _lock: FileLock = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        beside = self.path.with_name(f".{self.path.name}.lock")
+        object.__setattr__(self, "_lock", FileLock(beside))
 
     def read(self) -> tuple[dict[Specification, Record], str | None]:
         """All records by specification, the last of each, and a warning about a torn last line.
@@ -56,28 +68,62 @@ class Store:
     def append(self, record: Record) -> None:
         """Write one line and have it on the disk before returning.
 
-        Raises:
-            RecordError: the file cannot be written, or ends in something that is no record.
-        """
-        try:
-            with self.path.open("a+b") as file:
-                file.write(self._mend(file) + to_line(record).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._unusable(error) from error
-
-    def check_writable(self) -> None:
-        """Find out before the work that the file cannot be written; it is made if need be.
+        A line that could not be written whole, because the disk is full, is taken back.
 
         Raises:
-            RecordError: it cannot.
+            RecordError: the file cannot be written, ends in something that is no record, or
+                another process is writing to it.
         """
+        with self._locked(wait=10.0):
+            try:
+                with self.path.open("a+b", buffering=0) as file:
+                    content = self._mend(file) + to_line(record).encode() + b"\n"
+                    self._write(file, content)
+            except OSError as error:
+                raise self._unusable(error) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer inside; the file is made if need be.
+
+        Raises:
+            RecordError: another process is writing to it, or it cannot be written.
+        """
+        with self._locked(wait=0.0):
+            try:
+                with self.path.open("ab"):
+                    pass
+            except OSError as error:
+                raise self._unusable(error) from error
+            yield
+
+    @contextmanager
+    def _locked(self, wait: float) -> Iterator[None]:
         try:
-            with self.path.open("ab"):
-                pass
+            self._lock.acquire(timeout=wait)
+        except Timeout as error:
+            raise RecordError(
+                f"Another process is writing to {self.path}. Wait until it has ended, or give "
+                "another file; renorm report merges them."
+            ) from error
         except OSError as error:
             raise self._unusable(error) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @staticmethod
+    def _write(file: BinaryIO, content: bytes) -> None:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
     def _mend(self, file: BinaryIO) -> bytes:
         """Cut off a torn last line; what must be written before the next line."""

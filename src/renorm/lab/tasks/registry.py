@@ -4,14 +4,16 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from renorm.errors import ArgumentError
+from renorm.errors import ArgumentError, RenormError
 from renorm.lab import data
 from renorm.lab.models import MODELS
 from renorm.lab.names import known
@@ -89,15 +91,18 @@ def load(name: str, model: str, folder: Path | None) -> Task:
     """The task itself; made once in a process, so that data are read once.
 
     Args:
-        name, model: as ``find`` gave them.
-        folder: of the data sets; None for the default of each.
+        name: as ``find`` gave it.
+        model: as ``find`` gave it.
+        folder: of the data sets; None for the default.
 
     Raises:
         ArgumentError: as ``find``, or the factory returns no Task.
     """
     if ":" not in name:
         return TASKS[name].build(model, folder)
-    task = _factory(name)()
+    factory = _factory(name)
+    with users_code(name):
+        task = factory()
     if not isinstance(task, Task):
         raise ArgumentError(
             f"{name} must return a renorm.lab.tasks.Task, got {type(task).__name__}. Subclass "
@@ -127,22 +132,17 @@ def _is_task(value: Any) -> bool:
 def _module(place: str) -> ModuleType:
     """The module at a path that ends in .py, or of a dotted name.
 
-    An error in the user's code is left as it is: its traceback says where it comes from.
+    Raises:
+        ArgumentError: there is none, or it raises an error.
     """
     if not place.endswith(".py"):
-        try:
+        with users_code(place):
             return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-                raise
-            raise ArgumentError(
-                f"There is no module {place!r} to take a task from. Give a file, as in "
-                "my_task.py:MyTask, or a module that can be imported here."
-            ) from error
     path = Path(place).resolve()
     if not path.is_file():
         raise ArgumentError(
-            f"There is no file {place} to take a task from. renorm compare --init writes an example."
+            f"There is no file {place} to take a task from. Give the path of one, as in "
+            "my_task.py:MyTask; renorm compare --init writes an example."
         )
     name = f"renorm_user_task_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -150,8 +150,27 @@ def _module(place: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pickle and dataclasses look their module up here
-    spec.loader.exec_module(module)
+    with users_code(place):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def users_code(name: str) -> Iterator[None]:
+    """Show an error in a user's code as theirs, traceback and all, and not as one of this package.
+
+    Raises:
+        ArgumentError: instead of any error but this package's own.
+    """
+    try:
+        yield
+    except RenormError:
+        raise
+    except Exception as error:
+        raise ArgumentError(
+            f"The task {name} raised an error. Mend it, and run the same command again.\n"
+            f"{traceback.format_exc().rstrip()}"
+        ) from error
 
 
 def _fingerprint(name: str) -> str:

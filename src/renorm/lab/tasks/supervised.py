@@ -57,7 +57,7 @@ class Supervised(Task):
         return F.cross_entropy(outputs, targets)
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
-        """How good the outputs for all test examples are: here the fraction with the right label."""
+        """How good the outputs for all test examples are: here the fraction classified rightly."""
         return int((outputs.argmax(1) == targets).sum()) / len(targets)
 
     def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
