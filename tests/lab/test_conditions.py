@@ -9,7 +9,7 @@ from torch import Tensor
 
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import CONDITIONS, Clustered, Sampler, Shuffled
-from renorm.lab.tasks import digits
+from renorm.lab.data import digits
 
 
 def drawn(sampler: Sampler, labels: Tensor, count: int, seed: int = 0) -> list[Tensor]:

@@ -1,39 +1,48 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from renorm import BatchRenorm2d, limits
+from renorm import BatchRenorm2d, CrossIterationBatchNorm2d, limits
 from renorm.lab.models import ConvNet
-from renorm.lab.normalizers import NORMALIZERS, PerGroup
+from renorm.lab.normalizers import NORMALIZERS, PerGroup, Setting
+
+SETTING = Setting(4, 100, torch.zeros(2, 1, 8, 8))
+
+
+def applied(name: str, setting: Setting = SETTING) -> nn.Module:
+    torch.manual_seed(3)
+    return NORMALIZERS[name].apply(ConvNet(classes=10), setting)
+
+
+def norms(model: nn.Module) -> list[nn.Module]:
+    assert isinstance(model, ConvNet)
+    return list(model.features)[1::3]
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_every_normalizer_is_in_three_places_and_trains(name: str) -> None:
-    made = []
-
-    def norm(channels: int) -> nn.Module:
-        made.append(channels)
-        return NORMALIZERS[name].build(channels, 4, 100)
-
-    model = ConvNet(norm, classes=10)
+    model = applied(name)
+    assert len(norms(model)) == 3
+    assert not [norm for norm in norms(model) if type(norm) is nn.BatchNorm2d]
     scores = model(torch.randn(8, 1, 8, 8))
     assert scores.shape == (8, 10)
-    assert made == [16, 32, 64]
     scores.backward(torch.randn(8, 10))
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_weights_do_not_depend_on_what_the_norm_draws() -> None:
-    def drawing(channels: int) -> nn.Module:
-        torch.rand(channels)
-        return nn.Identity()
-
-    nets = []
-    for norm in (drawing, lambda channels: nn.Identity()):
-        torch.manual_seed(3)
-        nets.append(ConvNet(norm, classes=10).state_dict())
-    assert nets[0].keys() == nets[1].keys()
-    assert all(torch.equal(nets[0][key], nets[1][key]) for key in nets[0])
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_weights_and_the_generator_do_not_depend_on_the_normalizer(name: str) -> None:
+    torch.manual_seed(3)
+    plain = ConvNet(classes=10)
+    state = torch.get_rng_state()
+    model = applied(name)
+    assert torch.equal(torch.get_rng_state(), state)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    originals = [m for m in plain.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer, original in zip(layers, originals, strict=True):
+        assert torch.equal(layer.weight, original.weight)
 
 
 def test_per_group_is_batch_norm_on_each_group_in_turn() -> None:
@@ -47,23 +56,38 @@ def test_per_group_is_batch_norm_on_each_group_in_turn() -> None:
     assert torch.equal(grouped.eval()(x), single.eval()(x))
 
 
-def test_batch_norm_is_torch_with_its_defaults() -> None:
-    layer = NORMALIZERS["batch_norm"].build(8, 4, 100)
+def test_batch_norm_is_torchs_as_the_model_has_it() -> None:
+    (layer, *_) = norms(applied("batch_norm"))
     assert isinstance(layer, PerGroup)
     assert layer.group == 4
-    assert repr(layer.norm) == repr(nn.BatchNorm2d(8))
-    slow = NORMALIZERS["slow_batch_norm"].build(8, 4, 100)
+    assert repr(layer.norm) == repr(nn.BatchNorm2d(16))
+    (slow, *_) = norms(applied("slow_batch_norm"))
     assert isinstance(slow, PerGroup)
-    assert repr(slow.norm) == repr(nn.BatchNorm2d(8, momentum=0.01))
+    assert repr(slow.norm) == repr(nn.BatchNorm2d(16, momentum=0.01))
+    (whole, *_) = norms(applied("batch_norm", replace(SETTING, group=None)))
+    assert type(whole) is nn.BatchNorm2d
 
 
 def test_batch_renorm_has_the_limits_of_the_run_and_the_groups() -> None:
-    layer = NORMALIZERS["batch_renorm"].build(8, 4, 100)
+    (layer, *_) = norms(applied("batch_renorm"))
     assert isinstance(layer, BatchRenorm2d)
     assert (layer.limits, layer.microbatch) == (limits.over(100), 4)
 
 
+def test_cross_iteration_borrows_after_a_tenth_of_the_run() -> None:
+    (layer, *_) = norms(applied("cross_iteration"))
+    assert isinstance(layer, CrossIterationBatchNorm2d)
+    assert (layer.window, layer.burn_in) == (8, 10)
+
+
 def test_group_norm_does_not_mix_examples() -> None:
-    layer = NORMALIZERS["group_norm"].build(8, 4, 100)
-    x = torch.randn(6, 8, 3, 3)
+    (layer, *_) = norms(applied("group_norm"))
+    x = torch.randn(6, 16, 3, 3)
     torch.testing.assert_close(layer(x)[:2], layer(x[:2]))
+
+
+def test_channel_groups_divide_the_channels() -> None:
+    net = NORMALIZERS["group_norm"].apply(nn.Sequential(nn.BatchNorm1d(6)), SETTING)
+    (layer,) = net.children()
+    assert isinstance(layer, nn.GroupNorm)
+    assert (layer.num_groups, layer.num_channels) == (2, 6)

@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +39,7 @@ def test_records_come_back_one_a_line(store: Store) -> None:
 def test_the_last_record_of_a_run_counts(store: Store) -> None:
     store.append(FIRST)
     store.append(finished(PLAIN, 0.75))
-    assert store.read()[0][PLAIN].accuracy == 0.75
+    assert store.read()[0][PLAIN].score == 0.75
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 200, -1])
@@ -82,21 +86,79 @@ def test_a_file_of_another_kind_is_never_written_to(store: Store, content: str) 
     assert store.path.read_text() == content
 
 
+def write(store: Store) -> None:
+    with store.writing():
+        pass
+
+
 def test_a_path_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
     for path, reason in (
-        (tmp_path, "Is a directory"),
+        (tmp_path / "folder", "Is a directory"),
         (tmp_path / "no" / "runs.jsonl", "No such file or directory"),
+        (tmp_path / "file" / "runs.jsonl", "Not a directory"),
     ):
-        for act in (Store(path).check_writable, lambda path=path: Store(path).append(FIRST)):
+        for act in (lambda s: s.append(FIRST), write):
             with pytest.raises(RecordError, match=reason):
-                act()
+                act(Store(path))
     with pytest.raises(RecordError, match="Is a directory"):
         Store(tmp_path).read()
 
 
-def test_checking_makes_an_empty_file_and_keeps_a_full_one(store: Store) -> None:
-    store.check_writable()
+def test_to_write_makes_an_empty_file_and_keeps_a_full_one(store: Store) -> None:
+    write(store)
     assert store.path.read_bytes() == b""
     store.append(FIRST)
-    store.check_writable()
+    write(store)
     assert store.read() == (by_run(FIRST), None)
+
+
+def test_a_second_writer_is_refused_until_the_first_has_ended(store: Store) -> None:
+    other = Store(store.path)
+    with store.writing():
+        store.append(FIRST)
+        with pytest.raises(RecordError, match="Another process is writing to .*runs.jsonl"):
+            write(other)
+        assert other.read() == (by_run(FIRST), None)
+    write(other)
+    other.append(SECOND)
+    assert store.read() == (by_run(FIRST, SECOND), None)
+
+
+def test_records_of_several_processes_are_all_there_and_whole(store: Store) -> None:
+    code = (
+        "import sys; from dataclasses import replace; from pathlib import Path\n"
+        "from renorm.lab.store import Store; from renorm.report.records import Record\n"
+        "from report.constructed import PLAIN\n"
+        "for seed in range(20):\n"
+        "    run = replace(PLAIN, seed=seed, normalizer=sys.argv[2])\n"
+        "    Store(Path(sys.argv[1])).append(Record(run, error='x' * 10_000))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(store.path)]
+    writers = [subprocess.Popen([*command, name], env=environment) for name in ("one", "two")]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    records, warning = store.read()
+    assert warning is None
+    assert sorted((one.normalizer, one.seed) for one in records) == [
+        (name, seed) for name in ("one", "two") for seed in range(20)
+    ]
+
+
+def test_a_full_disk_leaves_what_was_there(store: Store) -> None:
+    resource = pytest.importorskip("resource", reason="limits the size of a file")
+    store.append(FIRST)
+    before = store.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+        with pytest.raises(RecordError, match="cannot be used: File too large"):
+            store.append(SECOND)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert store.path.read_bytes() == before
+    store.append(SECOND)
+    assert store.read() == (by_run(FIRST, SECOND), None)

@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from renorm.lab import training
-from renorm.lab.conditions import Clustered
+from renorm.lab.conditions import CONDITIONS, View
+from renorm.lab.data import digits
+from renorm.lab.examples import TensorExamples
+from renorm.lab.tasks.fitting import Problem
 from renorm.lab.normalizers import NORMALIZERS, Normalizer
-from renorm.lab.tasks import digits
+from renorm.lab.tasks import Supervised, fitting
 from renorm.report.records import Specification
 
-SHORT = Specification("digits", "batch_renorm", "clustered", 0, 20, 0.1, 32, 4)
+SHORT = Specification("digits", "convnet", "batch_renorm", "clustered", 0, 20, 0.1, 32, 4)
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
@@ -39,12 +42,15 @@ def test_a_run_leaves_the_generator_alone() -> None:
 def test_normalizers_share_initial_weights_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, orders = [], []
 
-    def spy(model, task, batches, specification):
+    def spy(model, optimizer, problem, plan):
         weights.append([conv.clone() for conv in model.parameters() if conv.dim() > 1])
+        labels = fitting.labels_of(problem.train)
+        order = torch.Generator().manual_seed(fitting.ORDER_STREAM + plan.specification.seed)
+        batches = fitting.sampler_of(plan).batches(labels, order)
         orders.append(torch.cat([next(batches) for _ in range(3)]))
-        return [(1, 0.5)], [1.0], None
+        return fitting.Course([(1, 0.5)], [1.0], [0.1])
 
-    monkeypatch.setattr(training, "_train", spy)
+    monkeypatch.setattr("renorm.lab.tasks.supervised.fit", spy)
     for name in NORMALIZERS:
         training.run(replace(SHORT, normalizer=name))
     for others, order in zip(weights[1:], orders[1:], strict=True):
@@ -55,18 +61,95 @@ def test_normalizers_share_initial_weights_and_data(monkeypatch: pytest.MonkeyPa
     assert not torch.equal(orders[-1], orders[0])
 
 
+def test_a_group_is_normalized_apart_in_one_forward_or_in_its_own() -> None:
+    sizes: dict[str, set[int]] = {}
+    for name, condition in (
+        ("group_norm", "microbatch"),
+        ("batch_norm", "accumulation"),
+        ("cross_iteration", "microbatch"),
+        ("cross_iteration", "iid"),
+    ):
+        plan = training.plan(replace(SHORT, normalizer=name, condition=condition))
+        task = training.task_of(SHORT)
+        assert isinstance(task, Supervised)
+        problem = task.problem(plan)
+        model = fitting.normalized(task.model(), plan, problem.train)
+        seen = sizes.setdefault(f"{name} {condition}", set())
+        model.register_forward_pre_hook(
+            lambda m, inputs, seen=seen: seen.add(len(inputs[0])) if m.training else None
+        )
+        fitting.fit(model, task.optimizer(model, 0.1), problem, plan)
+    assert sizes == {
+        "group_norm microbatch": {32},
+        "batch_norm accumulation": {4},
+        "cross_iteration microbatch": {4},
+        "cross_iteration iid": {32},
+    }
+
+
+def test_batch_renorm_takes_one_step_of_the_statistics_a_batch() -> None:
+    for condition in ("microbatch", "accumulation"):
+        plan = training.plan(replace(SHORT, condition=condition))
+        task = training.task_of(SHORT)
+        assert isinstance(task, Supervised)
+        problem = task.problem(plan)
+        model = fitting.normalized(task.model(), plan, problem.train)
+        fitting.fit(model, task.optimizer(model, 0.1), problem, plan)
+        counts = [int(b) for n, b in model.named_buffers() if n.endswith("num_batches_tracked")]
+        assert counts == [SHORT.steps] * 3
+
+
+def test_a_validation_run_neither_trains_on_nor_looks_at_what_it_must_not() -> None:
+    plan = training.plan(replace(SHORT, split="validation"))
+    task = training.task_of(SHORT)
+    assert isinstance(task, Supervised)
+    problem, (train, _) = task.problem(plan), task.data()
+    whole = train.batch(torch.arange(len(train)))[0]
+    everything = {tuple(image.flatten().tolist()) for image in whole}
+    parts = [
+        {tuple(image.flatten().tolist()) for image in part.batch(torch.arange(len(part)))[0]}
+        for part in (problem.train, problem.test)
+    ]
+    assert len(everything) == len(train)
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == everything
+    assert len(parts[1]) == pytest.approx(len(train) / 5, abs=10)
+
+
+def test_views_change_what_is_trained_on_and_what_is_tested_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(inputs, group, generator):
+        assert group == 4
+        assert generator.initial_seed() >= fitting.VIEW_STREAM
+        return torch.zeros_like(inputs)
+
+    def accuracy(train_view: View | None, test_view: View | None) -> float | None:
+        changed = replace(CONDITIONS["iid"], train_view=train_view, test_view=test_view)
+        monkeypatch.setitem(CONDITIONS, "iid", changed)
+        return training.run(replace(SHORT, condition="iid", steps=60)).score
+
+    untouched = accuracy(None, None)
+    assert untouched is not None
+    assert untouched > 0.8
+    for views in ((nothing, None), (None, nothing)):
+        changed = accuracy(*views)
+        assert changed is not None
+        assert changed < 0.2
+
+
 def test_curve_and_loss_cover_the_run() -> None:
     record = training.run(replace(SHORT, normalizer="group_norm", steps=25))
     assert [step for step, _ in record.curve] == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
-    assert record.accuracy == record.curve[-1][1]
+    assert record.score == record.curve[-1][1]
     assert record.loss is not None
     assert 0 < record.loss < 2.4
 
 
 def test_training_learns() -> None:
     record = training.run(replace(SHORT, normalizer="group_norm", condition="iid", steps=60))
-    assert record.accuracy is not None
-    assert record.accuracy > 0.8
+    assert record.score is not None
+    assert record.score > 0.8
     assert record.gap == 0
 
 
@@ -75,19 +158,19 @@ def test_a_loss_that_is_not_finite_is_a_record(lr: float, by: int) -> None:
     record = training.run(replace(SHORT, normalizer="group_norm", lr=lr))
     assert record.diverged_at is not None
     assert 1 < record.diverged_at <= by
-    figures = (record.accuracy, record.train_mode_accuracy, record.eval_mode_accuracy, record.loss)
+    figures = (record.score, record.train_mode_score, record.eval_mode_score, record.loss)
     assert figures == (None, None, None, None)
 
 
-def test_weights_that_end_without_finite_scores_are_a_divergence(
+def test_weights_that_give_no_finite_outputs_are_a_divergence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(model, task, batches, specification):
-        torch.nn.init.constant_(model.head.weight, torch.nan)
-        return [(20, 0.1)], [1.0], None
+    def broken(model, problem, plan):
+        return torch.full((2, 10), torch.nan), torch.zeros(2, dtype=torch.long)
 
-    monkeypatch.setattr(training, "_train", broken)
-    assert training.run(SHORT).diverged_at == SHORT.steps
+    monkeypatch.setattr(fitting, "evaluate", broken)
+    record = training.run(SHORT)
+    assert (record.diverged_at, record.score) == (2, None)
 
 
 class ClassMean(torch.nn.Module):
@@ -101,33 +184,49 @@ class ClassMean(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.seen += 1
         self.sizes.append(len(images))
-        task = digits()
+        task = digits()  # of its own, to look labels up
         right = (images.flatten(1).unsqueeze(1) == task.test_images.flatten(1)).all(2)
         labels = task.test_labels[right.int().argmax(1)]
         return torch.nn.functional.one_hot(labels if self.training else 0 * labels, 10).float()
 
 
 def test_both_modes_judge_the_same_images_and_leave_the_model_alone() -> None:
-    model, task = ClassMean(), digits()
-    generator = torch.Generator().manual_seed(0)
-    train_mode, eval_mode = training.both_modes(model, task, Clustered(40, 4, 1), generator)
+    model, images = ClassMean(), digits()
+    plan = training.plan(replace(SHORT, batch_size=40))
+    task = training.task_of(SHORT)
+    assert isinstance(task, Supervised)
+    train_mode, eval_mode = fitting.both_modes(model, task.problem(plan), plan)
     assert train_mode == 1
     assert eval_mode == pytest.approx(0.1)  # 40 of 10 classes: balanced
     assert not model.training
-    assert sum(model.sizes) == 40 * -(-len(task.test_labels) // 40)
+    assert sum(model.sizes) == 40 * -(-len(images.test_labels) // 40)
     assert model.seen == len(model.sizes)
 
 
 def test_train_mode_moves_no_running_statistics() -> None:
-    model = training.build(SHORT, 10)
+    task, plan = training.task_of(SHORT), training.plan(SHORT)
+    assert isinstance(task, Supervised)
+    problem = task.problem(plan)
+    model = fitting.normalized(task.model(), plan, problem.train)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    sampler = training.sampler_of(SHORT)
-    training.both_modes(model, digits(), sampler, torch.Generator().manual_seed(0))
+    fitting.both_modes(model, problem, plan)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+def test_scores_are_of_all_test_examples_in_order_whatever_the_chunk() -> None:
+    inputs = torch.arange(10.0)[:, None]
+    examples = TensorExamples(inputs, inputs.flatten())
+    seen = []
+    for chunk in (3, 10, 100):
+        problem = Problem(examples, examples, torch.dot, lambda a, b: 0.0, chunk)
+        outputs, answers = fitting.evaluate(torch.nn.Identity(), problem, training.plan(SHORT))
+        seen.append(outputs.flatten())
+        assert torch.equal(answers, inputs.flatten())
+    assert all(torch.equal(one, inputs.flatten()) for one in seen)
+
+
 def test_a_norm_that_raises_ends_the_run_and_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(channels: int, group: int, steps: int) -> torch.nn.Module:
+    def broken(model: torch.nn.Module, setting: object) -> torch.nn.Module:
         raise RuntimeError("no such layer")
 
     monkeypatch.setitem(NORMALIZERS, "batch_renorm", Normalizer("batch_renorm", "", broken))
@@ -141,7 +240,7 @@ def test_clustered_groups_break_batch_norm_and_not_batch_renorm() -> None:
     accuracy = {}
     for name in ("batch_norm", "batch_renorm"):
         record = training.run(replace(SHORT, normalizer=name, steps=300))
-        accuracy[name] = record.accuracy
+        accuracy[name] = record.score
         if name == "batch_norm":
             assert record.gap is not None
             assert record.gap > 0.4

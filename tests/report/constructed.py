@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from renorm.report.records import Record, Specification
 
-PLAIN = Specification("digits", "batch_norm", "iid", 0, 100, 0.1, 32, 4)
+PLAIN = Specification("digits", "convnet", "batch_norm", "iid", 0, 100, 0.1, 32, 4)
 
 
 def wanted(normalizers: str, conditions: str = "iid", seeds: int = 3) -> list[Specification]:
@@ -16,9 +16,20 @@ def wanted(normalizers: str, conditions: str = "iid", seeds: int = 3) -> list[Sp
     ]
 
 
-def finished(specification: Specification, accuracy: float, gap: float = 0.0) -> Record:
-    return Record(specification, accuracy, accuracy + gap, accuracy, 0.5, ((100, accuracy),))
+def finished(specification: Specification, score: float, gap: float = 0.0) -> Record:
+    return Record(
+        specification,
+        score=score,
+        train_mode_score=score + gap,
+        eval_mode_score=score,
+        loss=0.5,
+        curve=((specification.steps, score),),
+    )
 
 
 def diverged(specification: Specification, step: int = 7) -> Record:
-    return Record(specification, None, None, None, None, (), step)
+    return Record(specification, diverged_at=step)
+
+
+def failed(specification: Specification, error: str = "OSError: disk on fire") -> Record:
+    return Record(specification, error=f"Traceback (most recent call last):\n{error}\n")

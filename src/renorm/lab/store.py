@@ -90,16 +90,13 @@ class Store:
             RecordError: another process is writing to it, or it cannot be written.
         """
         with self._locked(wait=0.0):
-            try:
-                with self.path.open("ab"):
-                    pass
-            except OSError as error:
-                raise self._unusable(error) from error
             yield
 
     @contextmanager
     def _locked(self, wait: float) -> Iterator[None]:
         try:
+            with self.path.open("ab"):  # before the lock, which would make folders that are missing
+                pass
             self._lock.acquire(timeout=wait)
         except Timeout as error:
             raise RecordError(

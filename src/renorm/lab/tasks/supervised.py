@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from renorm.errors import ArgumentError
 from renorm.lab.examples import Examples, split
-from renorm.lab.fitting import Problem, both_modes, fit, labels_of, normalized, sampler_of
+from renorm.lab.tasks.fitting import Problem, both_modes, fit, labels_of, normalized, sampler_of
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
 
 MOMENTUM = 0.9

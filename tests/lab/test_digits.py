@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from renorm.errors import MissingExtraError
-from renorm.lab.tasks import digits
+from renorm.lab.data import digits
 
 
 def test_the_split_is_stratified_and_whole() -> None:
