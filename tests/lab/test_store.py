@@ -118,7 +118,7 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(store: Store) -> N
     other = Store(store.path)
     with store.writing():
         store.append(FIRST)
-        with pytest.raises(RecordError, match="Another process is writing to .*runs.jsonl"):
+        with pytest.raises(RecordError, match=r"Another process is writing to .*runs\.jsonl"):
             write(other)
         assert other.read() == (by_run(FIRST), None)
     write(other)

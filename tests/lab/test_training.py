@@ -7,9 +7,9 @@ from renorm.lab import training
 from renorm.lab.conditions import CONDITIONS, View
 from renorm.lab.data import digits
 from renorm.lab.examples import TensorExamples
-from renorm.lab.tasks.fitting import Problem
 from renorm.lab.normalizers import NORMALIZERS, Normalizer
 from renorm.lab.tasks import Supervised, fitting
+from renorm.lab.tasks.fitting import Problem
 from renorm.report.records import Specification
 
 SHORT = Specification("digits", "convnet", "batch_renorm", "clustered", 0, 20, 0.1, 32, 4)
@@ -61,6 +61,14 @@ def test_normalizers_share_initial_weights_and_data(monkeypatch: pytest.MonkeyPa
     assert not torch.equal(orders[-1], orders[0])
 
 
+def watch(model: torch.nn.Module, sizes: set[int]) -> None:
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if module.training:
+            sizes.add(len(inputs[0]))
+
+    model.register_forward_pre_hook(note)
+
+
 def test_a_group_is_normalized_apart_in_one_forward_or_in_its_own() -> None:
     sizes: dict[str, set[int]] = {}
     for name, condition in (
@@ -75,9 +83,7 @@ def test_a_group_is_normalized_apart_in_one_forward_or_in_its_own() -> None:
         problem = task.problem(plan)
         model = fitting.normalized(task.model(), plan, problem.train)
         seen = sizes.setdefault(f"{name} {condition}", set())
-        model.register_forward_pre_hook(
-            lambda m, inputs, seen=seen: seen.add(len(inputs[0])) if m.training else None
-        )
+        watch(model, seen)
         fitting.fit(model, task.optimizer(model, 0.1), problem, plan)
     assert sizes == {
         "group_norm microbatch": {32},

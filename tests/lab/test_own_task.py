@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+
+from renorm.errors import ArgumentError
+from renorm.lab import training
+from renorm.lab.experiment import Grid, complete
+from renorm.lab.store import Store
+from renorm.lab.tasks import find, template
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return template.write(Path())
+
+
+def grid(task: str) -> Grid:
+    return Grid.of(task, normalizers=("batch_norm", "batch_renorm"), seeds=1, steps=10)
+
+
+def test_the_template_is_compared_as_it_is(own: Path) -> None:
+    wanted = grid("my_task.py:MyTask")
+    assert (wanted.lr, wanted.batch_size) == (0.1, 32)
+    assert len(wanted.task.source) == 16
+    result = complete(wanted, Store(Path("runs.jsonl")))
+    assert len(result.records) == 6
+    assert all(record.score is not None for record in result.records.values())
+
+
+def test_the_template_can_be_learnt(own: Path) -> None:
+    (run, *_) = Grid.of("my_task.py:MyTask", steps=300).specifications()
+    score = training.run(run).score
+    assert score is not None
+    assert score > 0.9
+
+
+def test_nothing_is_written_over(own: Path) -> None:
+    with pytest.raises(ArgumentError, match="is there already"):
+        template.write(Path())
+    with pytest.raises(ArgumentError, match="cannot be written: No such file"):
+        template.write(Path("no"))
+
+
+def test_another_content_is_another_task(own: Path) -> None:
+    before = find("my_task.py:MyTask")
+    Path("copy.py").write_text(own.read_text().replace("6 *", "7 *"))
+    assert find("copy.py:MyTask").source != before.source
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("MyTsk", "", "has no task 'MyTsk'. It has MyTask"),
+        ("other", "def other(): return 3", "must return a renorm.lab.tasks.Task, got int"),
+        ("other", "def other(): 1 / 0", r"raised an error.*(?s:.)*ZeroDivisionError"),
+        ("MyTask", "1 / 0", r"raised an error.*(?s:.)*ZeroDivisionError"),
+        (
+            "Bad",
+            "class Bad(MyTask):\n    def data(self): raise KeyError('mine')",
+            r"raised an error.*(?s:.)*KeyError: 'mine'",
+        ),
+        (
+            "Bare",
+            "class Bare(MyTask):\n    def data(self):\n"
+            "        x = torch.zeros(64, 2); return TensorExamples(x, x), TensorExamples(x, x)",
+            "no labels",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_used_is_explained(
+    name: str, content: str, message: str, own: Path
+) -> None:
+    file = Path(f"{abs(hash((name, content)))}.py")
+    file.write_text(own.read_text() + "\n" + content)
+    with pytest.raises(ArgumentError, match=message):
+        complete(grid(f"{file}:{name}"), Store(Path("runs.jsonl")))
+    assert not Path("runs.jsonl").exists()
+
+
+def test_a_model_for_ones_own_task_is_refused(own: Path) -> None:
+    with pytest.raises(ArgumentError, match="builds its model itself, got the model 'convnet'"):
+        find("my_task.py:MyTask", "convnet")
+
+
+def test_a_run_that_raises_is_marked_and_the_grid_goes_on(own: Path) -> None:
+    file = Path("fragile.py")
+    file.write_text(
+        own.read_text() + "\nclass Fragile(MyTask):\n    def loss(self, outputs, targets):\n"
+        "        if torch.initial_seed() == 1: raise RuntimeError('odd seed')\n"
+        "        return super().loss(outputs, targets)\n"
+    )
+    wanted = Grid.of("fragile.py:Fragile", conditions=("iid",), seeds=3, steps=10)
+    result = complete(wanted, Store(Path("runs.jsonl")))
+    broken = [one.seed for one, record in result.records.items() if record.error is not None]
+    assert broken == [1, 1, 1]
+    assert "RuntimeError: odd seed" in str(result.records[wanted.specifications()[3]].error)
+    assert len(result.records) == 9
