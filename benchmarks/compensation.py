@@ -49,8 +49,8 @@ from rich.table import Table
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
 from renorm.errors import RenormError
+from renorm.lab.data import digits
 from renorm.lab.environment import describe
-from renorm.lab.tasks import digits
 from renorm.report.comparison import in_points
 from renorm.report.statistics import estimate
 

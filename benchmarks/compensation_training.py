@@ -26,9 +26,10 @@ import renorm
 from renorm.bench.resnet import Block
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import Shuffled
+from renorm.lab.data import Images
 from renorm.lab.isolation import isolated
-from renorm.lab.tasks import Task
-from renorm.lab.training import MOMENTUM, ORDER_STREAM, WEIGHT_DECAY
+from renorm.lab.tasks.fitting import ORDER_STREAM
+from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.nn import CrossIterationBatchNorm2d
 from renorm.reference import as_patches, centred_first_order, centred_recomputed, observe
 
@@ -362,7 +363,7 @@ def _off(moments: Moments, truth: Moments) -> tuple[Array, Array]:
     return (mean - true_mean) / scale, (np.sqrt(np.maximum(var, 0)) - np.sqrt(true_var)) / scale
 
 
-def train(run: Run, task: Task) -> Figures:
+def train(run: Run, task: Images) -> Figures:
     """Train one net in float64 and measure; the same run gives the same figures.
 
     Raises:

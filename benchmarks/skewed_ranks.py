@@ -41,18 +41,18 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from renorm import limits
+from renorm import convert, limits
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
 from renorm.distributed import settle, sync_running
 from renorm.errors import ArgumentError, RenormError
 from renorm.lab.conditions import Shuffled
+from renorm.lab.data import digits
 from renorm.lab.environment import describe
 from renorm.lab.models import ConvNet
 from renorm.lab.names import known
-from renorm.lab.tasks import digits
-from renorm.lab.training import MOMENTUM, ORDER_STREAM, TEST_STREAM, WEIGHT_DECAY
-from renorm.nn import BatchRenorm2d
+from renorm.lab.tasks.fitting import ORDER_STREAM, TEST_STREAM
+from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.nn.sharing import Sync
 from renorm.report.comparison import in_points
 from renorm.report.statistics import estimate, paired
@@ -163,14 +163,13 @@ def build(run: Run) -> ConvNet:
     variant, schedule = VARIANTS[run.variant], limits.over(run.steps)
     torch.manual_seed(run.seed)
 
-    def norm(channels: int) -> nn.Module:
-        if not variant.renorm:
-            return nn.BatchNorm2d(channels, momentum=STATISTICS_MOMENTUM)
-        return BatchRenorm2d(
-            channels, momentum=STATISTICS_MOMENTUM, limits=schedule, sync=variant.sync
-        )
-
-    return ConvNet(norm, digits().classes)
+    model = ConvNet(digits().classes)
+    if variant.renorm:
+        convert(model, momentum=STATISTICS_MOMENTUM, limits=schedule, sync=variant.sync)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = STATISTICS_MOMENTUM
+    return model
 
 
 def train(run: Run, rank: int) -> dict[str, Any]:

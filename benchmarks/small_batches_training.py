@@ -25,10 +25,11 @@ from renorm import limits
 from renorm.bench.resnet import Block
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import Shuffled
+from renorm.lab.data import Images
 from renorm.lab.isolation import isolated
 from renorm.lab.names import known
-from renorm.lab.tasks import Task
-from renorm.lab.training import MOMENTUM, ORDER_STREAM, WEIGHT_DECAY
+from renorm.lab.tasks.fitting import ORDER_STREAM
+from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 
 WIDTHS = (16, 32, 64)
 CHANNEL_GROUPS = 8
@@ -207,7 +208,7 @@ def average_statistics(replicas: Sequence[nn.Module]) -> None:
                 mine.copy_(torch.stack([getattr(layer, name) for layer in layers]).mean(0))
 
 
-def train(run: Run, task: Task) -> Figures:
+def train(run: Run, task: Images) -> Figures:
     """Train and test one net; the same run gives the same figures, whatever ran before.
 
     SGD with momentum 0.9, weight decay 5e-4 and a learning rate that falls to 0 along a cosine.
@@ -230,7 +231,7 @@ def train(run: Run, task: Task) -> Figures:
 
 
 def _train(
-    replicas: Sequence[nn.Module], task: Task, batches: Iterator[Tensor], run: Run
+    replicas: Sequence[nn.Module], task: Images, batches: Iterator[Tensor], run: Run
 ) -> tuple[list[float], int | None]:
     """Train in place: the loss of each step, and the diverging step."""
     parameters = replicas[0].parameters()
@@ -247,7 +248,7 @@ def _train(
     return losses, None
 
 
-def _accuracy(model: nn.Module, task: Task) -> float:
+def _accuracy(model: nn.Module, task: Images) -> float:
     """Fraction of the test images that are classified rightly in eval mode."""
     model.eval()
     parts = zip(task.test_images.split(_AT_ONCE), task.test_labels.split(_AT_ONCE), strict=True)
