@@ -84,7 +84,7 @@ def normalized(model: nn.Module, plan: Plan, examples: Examples) -> nn.Module:
 def fit(model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, plan: Plan) -> Course:
     """Train in place, with a learning rate that falls to 0 along a cosine."""
     specification, course = plan.specification, Course()
-    steps, labels = specification.steps, labels_of(problem.train)
+    steps, labels, part = specification.steps, labels_of(problem.train), _part_size(plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     marks = {math.ceil(steps * part / POINTS) for part in range(1, POINTS + 1)}
     late = steps - math.ceil(steps / POINTS)
@@ -98,8 +98,8 @@ def fit(model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, pl
         inputs, targets = problem.train.batch(indices)
         inputs = _viewed(inputs, plan.condition.train_view, specification.group_size, views)
         started = time.process_time()
-        with _one_step_of_the_statistics(model):
-            loss = problem.loss(forward(model, inputs, _part_size(plan)), targets)
+        with _one_step_of_the_statistics(model, part):
+            loss = problem.loss(forward(model, inputs, part), targets)
             value = loss.item()
             if not math.isfinite(value):
                 course.diverged_at = step
@@ -184,6 +184,6 @@ def _viewed(inputs: Tensor, view: View | None, group: int, generator: Generator)
     return inputs if view is None else view(inputs, group, generator)
 
 
-def _one_step_of_the_statistics(model: nn.Module) -> AbstractContextManager[None]:
-    ours = (BatchRenorm, CrossIterationBatchNorm)
-    return accumulate(model) if any(isinstance(m, ours) for m in model.modules()) else nullcontext()
+def _one_step_of_the_statistics(model: nn.Module, part: int | None) -> AbstractContextManager[None]:
+    ours = any(isinstance(m, BatchRenorm | CrossIterationBatchNorm) for m in model.modules())
+    return nullcontext() if part is None or not ours else accumulate(model)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from renorm.errors import ArgumentError
 from renorm.lab.examples import Examples, split
-from renorm.lab.tasks.fitting import Problem, both_modes, fit, labels_of, normalized, sampler_of
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
+from renorm.lab.tasks.fitting import Problem, both_modes, fit, labels_of, normalized, sampler_of
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
