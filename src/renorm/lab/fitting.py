@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -81,9 +81,7 @@ def normalized(model: nn.Module, plan: Plan, examples: Examples) -> nn.Module:
     return plan.normalizer.apply(model, Setting(group, specification.steps, example))
 
 
-def fit(
-    model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, plan: Plan
-) -> Course:
+def fit(model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, plan: Plan) -> Course:
     """Train in place, with a learning rate that falls to 0 along a cosine."""
     specification, course = plan.specification, Course()
     steps, labels = specification.steps, labels_of(problem.train)

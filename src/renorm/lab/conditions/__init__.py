@@ -31,12 +31,12 @@ from renorm.lab.conditions.base import Sampler as Sampler
 from renorm.lab.conditions.base import View as View
 from renorm.lab.conditions.base import check_labels as check_labels
 from renorm.lab.conditions.base import check_sizes as check_sizes
-from renorm.lab.conditions.pairs import PK as PK
 from renorm.lab.conditions.clustered import Clustered as Clustered
-from renorm.lab.conditions.shuffled import Sorted as Sorted
 from renorm.lab.conditions.loading import BatchSampler as BatchSampler
+from renorm.lab.conditions.pairs import PK as PK
 from renorm.lab.conditions.registry import CONDITIONS as CONDITIONS
 from renorm.lab.conditions.shuffled import Frames as Frames
 from renorm.lab.conditions.shuffled import Shuffled as Shuffled
+from renorm.lab.conditions.shuffled import Sorted as Sorted
 from renorm.lab.conditions.views import filmed as filmed
 from renorm.lab.conditions.views import shifted as shifted

@@ -33,10 +33,10 @@ class BatchSampler(data.Sampler[list[int]]):
     >>> len(loader), images.shape, targets.bincount().max().item()
     (5, torch.Size([32, 1, 8, 8]), 8)
 
-    ``state_dict`` says how far an epoch is; after ``load_state_dict`` the next epoch begins there.
-    torchdata's StatefulDataLoader keeps that state with its own. A DataLoader with worker
-    processes asks for batches before they are used: there, count the steps taken yourself and load
-    ``{"epoch": epoch, "step": steps taken}``.
+    ``state_dict`` says how far an epoch is; after ``load_state_dict`` the next one begins there.
+    The epoch itself is the caller's, to be set again. torchdata's StatefulDataLoader keeps that
+    state with its own. A DataLoader with worker processes asks for batches before they are used:
+    there, count the steps yourself and load ``{"step": steps taken in the epoch}``.
 
     Args:
         sampler: what a batch is made of.
@@ -97,38 +97,34 @@ class BatchSampler(data.Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration.
 
-        The step that ``load_state_dict`` left is kept if the epoch is that of the state.
-
         Raises:
             ArgumentError: the epoch is below 0.
         """
         _at_least("epoch", "which order to take", epoch, 0)
-        if epoch != self.epoch:
-            self.epoch, self._step, self._start = epoch, 0, 0
+        self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were handed out; 0 once it has ended."""
-        return {"epoch": self.epoch, "step": self._step}
+        """How many batches of the epoch were handed out; 0 once it has ended."""
+        return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration after ``state["step"]`` batches of ``state["epoch"]``.
+        """Leave out the first ``state["step"]`` batches of the next iteration.
 
         Raises:
-            ArgumentError: a number outside its range.
+            ArgumentError: an epoch has fewer.
         """
-        epoch, step = state["epoch"], state["step"]
-        _at_least("epoch", "which order to take", epoch, 0)
+        step = state["step"]
         if not 0 <= step <= self.steps:
             raise ArgumentError(
                 f"step is how many of the {self.steps} batches of an epoch were handed out, got "
                 f"{step}. Use the number of steps that the state was taken with."
             )
-        self.epoch, self._step, self._start = epoch, step, step
+        self._step = self._start = step
 
 
 def _generator(seed: int, epoch: int) -> Generator:
     """A generator for an epoch; torch's looks at 32 bits of a seed."""
-    (mixed,) = SeedSequence((seed, epoch)).generate_state(1).tolist()
+    (mixed,) = SeedSequence(seed, spawn_key=(epoch,)).generate_state(1).tolist()
     return Generator().manual_seed(mixed)
 
 
