@@ -1,8 +1,11 @@
 """What a task is to the lab, and what a run of it is given and gives back."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
+
+from torch import nn
 
 from renorm.lab.conditions import Condition
 from renorm.lab.normalizers import Normalizer
@@ -84,3 +87,5 @@ class Task(ABC):
         The same plan gives the same outcome, ``step_seconds`` apart. A loss that is not finite is
         an outcome (``diverged_at``), any other trouble an exception.
         """
+
+
