@@ -146,15 +146,15 @@ def evaluate(model: nn.Module, problem: Problem, plan: Plan) -> tuple[Tensor, Te
 def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, float]:
     """The score on test batches composed by the condition: in train mode, and in eval mode.
 
-    There are as many batches as cover the test examples once. Each is seen in train mode by a copy
-    of the model, so all meet the running statistics that the training left; ``model`` is put in
-    eval mode and else stays as it is.
+    There are as many batches as cover the test examples once, however often a batch repeats one.
+    Each is seen in train mode by a copy of the model, so all meet the running statistics that the
+    training left; ``model`` is put in eval mode and else stays as it is.
     """
     test, specification = problem.test, plan.specification
     draw = Generator().manual_seed(TEST_STREAM + specification.seed)
     batches = sampler_of(plan).batches(labels_of(test), draw)
     first = next(batches)
-    drawn = [first, *islice(batches, math.ceil(len(test) / len(first)) - 1)]
+    drawn = [first, *islice(batches, math.ceil(len(test) / len(first.unique())) - 1)]
     views = Generator().manual_seed(VIEW_STREAM + TEST_STREAM + specification.seed)
     in_train, in_eval, answers = [], [], []
     model.eval()

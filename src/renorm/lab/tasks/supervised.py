@@ -79,7 +79,8 @@ class Supervised(Task):
         """Draw one batch from each split and see that the condition can be made of it.
 
         Raises:
-            ArgumentError: classes or images are needed and not there, or sizes do not fit.
+            ArgumentError: classes or images are needed and not there, sizes do not fit, or groups
+                of one example leave a layer one value a channel to take statistics of.
         """
         problem, condition, task = self.problem(plan), plan.condition, plan.specification.task
         for examples in (problem.train, problem.test):
@@ -96,6 +97,25 @@ class Supervised(Task):
                     f"The condition {condition.name!r} changes images (N, C, H, W), but inputs of "
                     f"{task!r} have the shape {tuple(inputs.shape)}. Choose another condition."
                 )
+        if sampler_of(plan).group_size == 1:
+            self._check_single(problem, plan)
+
+    def _check_single(self, problem: Problem, plan: Plan) -> None:
+        """Refuse groups of one where a layer would find one value a channel, by trying one."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = normalized(self.model(), plan, problem.train).train()
+            inputs, _ = problem.train.batch(torch.zeros(1, dtype=torch.long))
+            try:
+                model(inputs)
+            except ValueError as error:  # torch's batch norm and ours name it in the same words
+                if "value per channel" not in str(error):
+                    raise
+                raise ArgumentError(
+                    f"{plan.normalizer.name!r} cannot take statistics of a group of one example "
+                    f"in the model of {plan.specification.task!r}: a layer finds one value per "
+                    "channel there. Give a group size of at least 2, or choose a normalizer that "
+                    "does not mix examples, such as group_norm."
+                ) from error
 
     def train(self, plan: Plan) -> Outcome:
         """Train with a learning rate that falls to 0 along a cosine, then test."""
