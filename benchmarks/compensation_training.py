@@ -28,7 +28,6 @@ from renorm.errors import ArgumentError
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import Images
 from renorm.lab.isolation import isolated
-from renorm.lab.tasks.fitting import ORDER_STREAM
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.nn import CrossIterationBatchNorm2d
 from renorm.reference import as_patches, centred_first_order, centred_recomputed, observe
@@ -376,7 +375,7 @@ def train(run: Run, task: Images) -> Figures:
         pairs = sources(model, images.shape[-1])
         comparison = Comparison(model, pairs, run.window)
         optimizer = torch.optim.SGD(model.parameters(), run.lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
-        order = Generator().manual_seed(ORDER_STREAM + run.seed)
+        order = Generator().manual_seed(run.seed)
         batches = Shuffled(run.batch, run.batch).batches(task.train_labels, order)
         past: deque[Iteration] = deque(maxlen=run.window)
         loss = math.nan

@@ -20,7 +20,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Generator
 from torch.nn import functional as F
 
 from renorm.lab import training
@@ -30,7 +29,8 @@ from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.lab.models import ConvNet
 from renorm.lab.normalizers import NORMALIZERS, Setting
-from renorm.lab.tasks.fitting import ORDER_STREAM, POINTS
+from renorm.lab.streams import ORDER, stream
+from renorm.lab.tasks.fitting import POINTS
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.report.records import Specification
 
@@ -46,7 +46,7 @@ def bare(run: Specification) -> float:
         model = NORMALIZERS[run.normalizer].apply(ConvNet(images.classes), setting)
         optimizer = torch.optim.SGD(model.parameters(), run.lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.steps)
-        order = Generator().manual_seed(ORDER_STREAM + run.seed)
+        order = stream(run.seed, ORDER)
         batches = Shuffled(run.batch_size, run.batch_size).batches(images.train_labels, order)
         marks = {math.ceil(run.steps * part / POINTS) for part in range(1, POINTS + 1)}
         accuracy = 0.0
@@ -104,9 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--turns", type=int, default=7, help="runs of each that are timed (7)")
     add("--json", type=Path, help="file that a record is appended to")
     options = parser.parse_args(arguments)
-    run = Specification(
-        "digits", "convnet", options.normalizer, "iid", 0, options.steps, 0.1, 32, 4
-    )
+    normalizer, steps = options.normalizer, options.steps
+    run = Specification("digits", "convnet", normalizer, "iid", 0, steps, 0.1, 32, 4)
     seconds = measure(run, options.turns)
     ratios = {
         name: pick(seconds["lab"]) / pick(seconds["bare"])

@@ -51,7 +51,6 @@ from renorm.lab.data import digits
 from renorm.lab.environment import describe
 from renorm.lab.models import ConvNet
 from renorm.lab.names import known
-from renorm.lab.tasks.fitting import ORDER_STREAM, TEST_STREAM
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.nn.sharing import Sync
 from renorm.report.comparison import in_points
@@ -147,12 +146,12 @@ def shards(labels: Tensor, ranks: int) -> list[Tensor]:
     ]
 
 
-def batches(labels: Tensor, run: Run, parts: Sequence[int], stream: int) -> Iterator[Tensor]:
+def batches(labels: Tensor, run: Run, parts: Sequence[int]) -> Iterator[Tensor]:
     """Endless index batches: of each of these parts as many examples as a rank has."""
     sampler, held = Shuffled(run.batch, run.batch), shards(labels, run.ranks)
     draws = []
     for part in parts:
-        generator = Generator().manual_seed(stream + run.ranks * run.seed + part)
+        generator = Generator().manual_seed(run.ranks * run.seed + part)
         draws.append((held[part], sampler.batches(labels[held[part]], generator)))
     while True:
         yield torch.cat([indices[next(drawn)] for indices, drawn in draws])
@@ -182,7 +181,7 @@ def train(run: Run, rank: int) -> dict[str, Any]:
     net = model if variant.joined else parallel(model, broadcasts=not variant.apart)
     optimizer = torch.optim.SGD(model.parameters(), run.lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.steps)
-    drawn = batches(task.train_labels, run, parts, ORDER_STREAM)
+    drawn = batches(task.train_labels, run, parts)
     losses = torch.zeros(run.steps)
     for step, indices in enumerate(islice(drawn, run.steps)):
         loss = F.cross_entropy(net(task.train_images[indices]), task.train_labels[indices])
@@ -234,7 +233,7 @@ def accuracies(model: nn.Module, run: Run, parts: Sequence[int]) -> dict[str, An
     statistics alone.
     """
     task = digits()
-    drawn = batches(task.test_labels, run, parts, TEST_STREAM)
+    drawn = batches(task.test_labels, run, parts)
     count = min(len(held) for held in shards(task.test_labels, run.ranks)) // run.batch
     state = copy.deepcopy(model.state_dict())
     hits, total = torch.zeros(2), torch.zeros(())

@@ -28,7 +28,6 @@ from renorm.lab.conditions import Shuffled
 from renorm.lab.data import Images
 from renorm.lab.isolation import isolated
 from renorm.lab.names import known
-from renorm.lab.tasks.fitting import ORDER_STREAM
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 
 WIDTHS = (16, 32, 64)
@@ -218,7 +217,7 @@ def train(run: Run, task: Images) -> Figures:
     with isolated(run.seed):
         model = build(run)
         replicas = workers(model, run.batch // run.norm_batch)
-        order = Generator().manual_seed(ORDER_STREAM + run.seed)
+        order = Generator().manual_seed(run.seed)
         drawn = Shuffled(run.batch, run.batch).batches(task.train_labels, order)
         losses, diverged_at = _train(replicas, task, drawn, run)
         accuracy = loss = None

@@ -8,6 +8,7 @@ from renorm.lab.conditions import CONDITIONS, View
 from renorm.lab.data import digits
 from renorm.lab.examples import TensorExamples
 from renorm.lab.normalizers import NORMALIZERS, Normalizer
+from renorm.lab.streams import ORDER, TEST_VIEWS, VIEWS, stream
 from renorm.lab.tasks import Supervised, fitting
 from renorm.lab.tasks.fitting import Problem
 from renorm.report.records import Specification
@@ -45,7 +46,7 @@ def test_normalizers_share_initial_weights_and_data(monkeypatch: pytest.MonkeyPa
     def spy(model, optimizer, problem, plan):
         weights.append([conv.clone() for conv in model.parameters() if conv.dim() > 1])
         labels = fitting.labels_of(problem.train)
-        order = torch.Generator().manual_seed(fitting.ORDER_STREAM + plan.specification.seed)
+        order = stream(plan.specification.seed, ORDER)
         batches = fitting.sampler_of(plan).batches(labels, order)
         orders.append(torch.cat([next(batches) for _ in range(3)]))
         return fitting.Course([(1, 0.5)], [1.0], [0.1])
@@ -127,7 +128,8 @@ def test_views_change_what_is_trained_on_and_what_is_tested_on(
 ) -> None:
     def nothing(inputs, group, generator):
         assert group == 4
-        assert generator.initial_seed() >= fitting.VIEW_STREAM
+        purpose = VIEWS if torch.is_grad_enabled() else TEST_VIEWS
+        assert generator.initial_seed() == stream(0, purpose).initial_seed()
         return torch.zeros_like(inputs)
 
     def accuracy(train_view: View | None, test_view: View | None) -> float | None:

@@ -5,12 +5,12 @@ from itertools import islice
 from typing import Any
 
 import torch
-from numpy.random import SeedSequence
 from torch import Generator, Tensor
 from torch.utils import data
 
 from renorm.errors import ArgumentError
 from renorm.lab.conditions.base import Sampler
+from renorm.lab.streams import stream
 
 
 class BatchSampler(data.Sampler[list[int]]):
@@ -88,7 +88,7 @@ class BatchSampler(data.Sampler[list[int]]):
         self._step, self._start = self._start, 0
         size = self.sampler.batch_size // self.world_size
         part = slice(self.rank * size, (self.rank + 1) * size)
-        batches = self.sampler.batches(self.labels, _generator(self.seed, self.epoch))
+        batches = self.sampler.batches(self.labels, stream(self.seed, self.epoch))
         for batch in islice(batches, self._step, self.steps):
             self._step += 1
             yield batch[part].tolist()
@@ -120,12 +120,6 @@ class BatchSampler(data.Sampler[list[int]]):
                 f"{step}. Use the number of steps that the state was taken with."
             )
         self._step = self._start = step
-
-
-def _generator(seed: int, epoch: int) -> Generator:
-    """A generator for an epoch; torch's looks at 32 bits of a seed."""
-    (mixed,) = SeedSequence(seed, spawn_key=(epoch,)).generate_state(1).tolist()
-    return Generator().manual_seed(mixed)
 
 
 def _at_least(name: str, meaning: str, value: int, least: int) -> None:

@@ -14,13 +14,11 @@ from torch import Generator, Tensor, nn
 from renorm.lab.conditions import Sampler, View
 from renorm.lab.examples import Examples
 from renorm.lab.normalizers import Setting
+from renorm.lab.streams import ORDER, TEST, TEST_VIEWS, VIEWS, stream
 from renorm.lab.tasks.base import Plan
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm, accumulate
 
 POINTS = 10
-# the weights, the order of training, the test batches and the changes of their inputs draw from
-# streams of their own
-ORDER_STREAM, TEST_STREAM, VIEW_STREAM = 2**32, 2**33, 2**34
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +86,7 @@ def fit(model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, pl
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     marks = {math.ceil(steps * part / POINTS) for part in range(1, POINTS + 1)}
     late = steps - math.ceil(steps / POINTS)
-    order, views = (
-        Generator().manual_seed(stream + specification.seed)
-        for stream in (ORDER_STREAM, VIEW_STREAM)
-    )
+    order, views = (stream(specification.seed, purpose) for purpose in (ORDER, VIEWS))
     batches = sampler_of(plan).batches(labels, order)
     model.train()
     for step, indices in enumerate(islice(batches, steps), start=1):
@@ -130,7 +125,7 @@ def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
 def evaluate(model: nn.Module, problem: Problem, plan: Plan) -> tuple[Tensor, Tensor]:
     """Outputs and targets of all test examples in eval mode; leaves the model in train mode."""
     specification, test = plan.specification, problem.test
-    generator = Generator().manual_seed(VIEW_STREAM + TEST_STREAM + specification.seed)
+    generator = stream(specification.seed, TEST_VIEWS)
     outputs, answers = [], []
     model.eval()
     with torch.no_grad():
@@ -151,11 +146,11 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, f
     training left; ``model`` is put in eval mode and else stays as it is.
     """
     test, specification = problem.test, plan.specification
-    draw = Generator().manual_seed(TEST_STREAM + specification.seed)
+    draw = stream(specification.seed, TEST)
     batches = sampler_of(plan).batches(labels_of(test), draw)
     first = next(batches)
     drawn = [first, *islice(batches, math.ceil(len(test) / len(first.unique())) - 1)]
-    views = Generator().manual_seed(VIEW_STREAM + TEST_STREAM + specification.seed)
+    views = stream(specification.seed, TEST_VIEWS)
     in_train, in_eval, answers = [], [], []
     model.eval()
     with torch.no_grad():
