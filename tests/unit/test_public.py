@@ -15,8 +15,8 @@ NAMES = {
     "CrossIterationBatchNormAct2d",
     "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d",
     "LazyBatchRenormAct2d", "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate",
-    "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "nn",
-    "summary", "to_batchnorm", "unfreeze", "unfuse",
+    "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "measure",
+    "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
 SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "errors", "inspection",
                "kernels", "lab", "reference", "report"}  # fmt: skip
