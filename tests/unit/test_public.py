@@ -19,7 +19,7 @@ NAMES = {
     "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
 SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "errors", "inspection",
-               "kernels", "lab", "reference", "report"}  # fmt: skip
+               "integrations", "kernels", "lab", "reference", "report"}  # fmt: skip
 
 
 def test_public_names_are_these() -> None:
