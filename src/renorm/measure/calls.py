@@ -136,11 +136,16 @@ def _full_precision(x: Tensor) -> Any:
 
 def _moments(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Values (G,), mean and biased variance (G, C) of the layer's own groups of examples."""
-    microbatch = layer.microbatch if isinstance(layer, BatchRenorm) else None
-    if mask is None and (microbatch is None or microbatch >= len(x)):
-        mean, var = (t.unsqueeze(0) for t in window.moments(x))
-        return mean.new_full((1,), x.numel() // x.shape[1]), mean, var
-    call = Call(x, None, None, None, None, 1.0, 0.0, 0.0, layer.eps, mask, microbatch)
+    size = len(x)
+    if isinstance(layer, BatchRenorm) and layer.microbatch is not None:
+        size = layer.microbatch
+    if mask is None and (x.is_cpu or size >= len(x)):  # a launch a group is nothing on the CPU
+        parts = x.split(size)
+        mean, var = (torch.stack(each) for each in zip(*map(window.moments, parts), strict=True))
+        # on the host, since a copy to the device would wait for it
+        values = torch.tensor([part.numel() // x.shape[1] for part in parts], dtype=mean.dtype)
+        return values, mean, var
+    call = Call(x, None, None, None, None, 1.0, 0.0, 0.0, layer.eps, mask, size)
     return composite.moments(call)
 
 

@@ -93,7 +93,8 @@ class Monitor:
         self._seen: dict[str, list[Seen]] = {}
         self._attached: ExitStack | None = None
         self._closed = False
-        self._begin()
+        if start % every == 0:
+            self._begin()
 
     @property
     def steps(self) -> int:
@@ -116,10 +117,12 @@ class Monitor:
                 "This monitor is closed and observes nothing any more. Call step() inside of its "
                 "with statement, or before close()."
             )
-        self._detach()
-        self._take()
+        if self._attached is not None:
+            self._detach()
+            self._take()
         self._steps += 1
-        self._begin()
+        if self._steps % self._every == 0:
+            self._begin()
 
     def close(self) -> None:
         """Observe nothing any more; a step that is not done is not observed."""
@@ -156,9 +159,7 @@ class Monitor:
         return table.render(self._kept[-1])
 
     def _begin(self) -> None:
-        """Give the layers hooks if the step that begins is to be observed."""
-        if self._steps % self._every:
-            return
+        """Give the layers hooks, for the step that begins."""
         with ExitStack() as attached:
             for name, layer in self._layers.items():
                 hook = _Hook(partial(self._look, name))
@@ -185,6 +186,8 @@ class Monitor:
     def _take(self) -> None:
         """Make observations of what the hooks have seen, keep and log them."""
         seen, self._seen = self._seen, {}
+        if not seen:
+            return
         calls = iter(fetch([call for own in seen.values() for call in own]))
         fetched = {name: [next(calls) for _ in own] for name, own in seen.items()}
         made = [
