@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm.kernels import Call, composite, window
+from renorm.kernels.exchange import Joint
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm
 from renorm.nn.deferral import is_ready
 from renorm.nn.recomputation import in_backward
@@ -63,6 +64,16 @@ def look(layer: _BatchNorm, x: Any, mask: Any) -> Seen | None:
         return None
     with torch.no_grad(), _full_precision(x):
         return _look(layer, x.detach(), mask)
+
+
+def joint(seen: Seen, moments: Joint) -> Seen:
+    """The call with the moments of the batches of all processes for those of this one."""
+    old = seen.statistics
+    dtype = old.mean.dtype
+    values = moments.values.detach().to(dtype).view(1)
+    mean, var = (t.detach().to(dtype).unsqueeze(0) for t in (moments.mean, moments.var))
+    new = old._replace(values=values, mean=mean, var=var, used_mean=mean, used_var=var)
+    return seen._replace(statistics=new)
 
 
 def _look(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> Seen:

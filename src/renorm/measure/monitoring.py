@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm.errors import ArgumentError
+from renorm.kernels import exchange
 from renorm.measure import table
-from renorm.measure.calls import Seen, fetch, look
+from renorm.measure.calls import Seen, fetch, joint, look
 from renorm.measure.observation import Observation, observation
 from renorm.measure.schedules import Schedule, schedule
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm
@@ -43,9 +44,10 @@ class Monitor:
     Not observed are forwards in eval mode, of frozen layers and of those without running
     statistics, and what activation checkpointing repeats. Compiled models run uncompiled in
     observed steps, by ``torch.compiler.set_stance("force_eager")``, since compiled code does not
-    see hooks; CUDA graphs are replayed without them, and not observed. Of layers that share the
-    statistics of a batch among processes (``sync="batch"``, nn.SyncBatchNorm), each process
-    observes those of its own part.
+    see hooks; CUDA graphs are replayed without them, and not observed. Nothing is
+    sent to other processes, so some may do without a monitor: of layers with ``sync="batch"`` the
+    statistics of the joint batch are seen as they are exchanged; of nn.SyncBatchNorm each process
+    sees those of its own part.
 
     Args:
         model: whose layers are observed, under the names they have in it. Of a model that is
@@ -165,6 +167,9 @@ class Monitor:
                 hook = _Hook(partial(self._look, name))
                 handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
                 attached.callback(handle.remove)
+                if isinstance(layer, BatchRenorm) and layer.sync == "batch":
+                    after = layer.register_forward_hook(_Hook(_leave), always_call=True)
+                    attached.callback(after.remove)
             if "torch._dynamo" in sys.modules:  # else nothing can be compiled
                 attached.enter_context(torch.compiler.set_stance("force_eager"))
             self._attached = attached.pop_all()
@@ -180,8 +185,12 @@ class Monitor:
         if isinstance(layer, BatchRenorm):
             mask = args[1] if len(args) > 1 else kwargs.get("mask")
         seen = look(layer, x, mask)
-        if seen is not None:
-            self._seen.setdefault(name, []).append(seen)
+        if seen is None:
+            return
+        calls = self._seen.setdefault(name, [])
+        calls.append(seen)
+        if isinstance(layer, BatchRenorm) and layer.sync == "batch":
+            exchange.observers.append(lambda moments: calls.__setitem__(-1, joint(seen, moments)))
 
     def _take(self) -> None:
         """Make observations of what the hooks have seen, keep and log them."""
@@ -203,15 +212,19 @@ class Monitor:
             self._log(self._steps, _figures(found))
 
 
+def _leave(*call: Any) -> None:
+    exchange.observers.clear()
+
+
 class _Hook:
-    """A forward pre-hook; in a copy of the layer, pickled ones too, it does nothing."""
+    """A hook of a layer; in a copy of the layer, pickled ones too, it does nothing."""
 
     def __init__(self, look: Callable[..., None] | None = None) -> None:
         self._look = look
 
-    def __call__(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def __call__(self, *call: Any) -> None:
         if self._look is not None:
-            self._look(layer, args, kwargs)
+            self._look(*call)
 
     def __reduce__(self) -> tuple[type["_Hook"], tuple[()]]:
         return _Hook, ()
