@@ -55,8 +55,8 @@ def test_a_run_is_observed_at_most_20_times(steps: int, times: int) -> None:
 
 
 def an_observation(step: int, r: Any, d: Any, clipped: tuple[float, float]) -> Observation:
-    arrays = (np.array([values], dtype=np.float32) for values in (r, d))
-    return Observation(step, "layer", *arrays, 3.0, 5.0, *clipped, gap=0.0)
+    rows, shifts = (np.array([values], dtype=np.float32) for values in (r, d))
+    return Observation(step, "layer", rows, shifts, 3.0, 5.0, *clipped, gap=0.0)
 
 
 def test_channels_of_all_layers_count_alike() -> None:

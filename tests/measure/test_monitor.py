@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 import renorm
-from renorm import BatchRenorm1d, BatchRenorm2d, BatchRenormAct2d, LazyBatchRenorm1d, limits
+from renorm import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenormAct2d,
+    CrossIterationBatchNorm1d,
+    LazyBatchRenorm1d,
+    limits,
+)
 from renorm.errors import ArgumentError
 from renorm.measure import Monitor, Observation
 from support.networks import network, same, state
@@ -134,6 +141,7 @@ def test_forwards_without_training_are_not_observed() -> None:
         renorm.freeze(BatchRenorm1d(3)),
         nn.BatchNorm1d(3).eval(),
         nn.BatchNorm1d(3, track_running_stats=False),
+        renorm.freeze(CrossIterationBatchNorm1d(3, compensation="none")),
     )
     with Monitor(model, every=1) as monitor:
         model.eval()
@@ -290,7 +298,7 @@ def test_schedules_by_layer() -> None:
     model: Any = nn.Sequential(
         BatchRenorm1d(2, limits=limits.over(10)),
         nn.BatchNorm1d(2),
-        renorm.CrossIterationBatchNorm1d(2, compensation="none"),
+        CrossIterationBatchNorm1d(2, compensation="none"),
         BatchRenorm1d(2, limits=limits.fixed(2, 1)),
     )
     with Monitor(model) as monitor:
@@ -310,7 +318,9 @@ def test_schedules_by_layer() -> None:
         ({"start": -1}, "start counts training steps, at least 0"),
         ({"log": "wandb"}, "log is called"),
         ({"layers": "5.*"}, "'5.*'.*'1', '3.0.1', '4'"),
-        ({"layers": [3]}, "got|like 3"),
+        ({"layers": [3]}, "like 3"),
+        ({"layers": []}, r"at least one, got \[\]"),
+        ({"layers": 3}, "at least one, got 3"),
     ],
     ids=str,
 )

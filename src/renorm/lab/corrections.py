@@ -40,20 +40,13 @@ def _pooled(observations: Sequence[Observation]) -> Iterator[Corrections]:
         r, d = (np.concatenate([getattr(one, key).ravel() for one in own]) for key in ("r", "d"))
         if not (np.isfinite(r).all() and np.isfinite(d).all()):
             continue
-        parts = ([(one.clipped_r, one.clipped_d) for one in own], [one.r.size for one in own])
-        clipped_r, clipped_d = np.average(parts[0], axis=0, weights=parts[1])
+        parts = np.array([(one.clipped_r, one.clipped_d) for one in own], dtype=np.float64)
+        clipped = np.average(parts, axis=0, weights=[one.r.size for one in own])
         r_max, d_max = own[0].r_max, own[0].d_max
         assert r_max is not None
         assert d_max is not None
-        yield Corrections(
-            step,
-            r_max,
-            d_max,
-            _quantiles(r),
-            _quantiles(d),
-            float(clipped_r),
-            float(clipped_d),
-        )
+        clipped_r, clipped_d = map(float, clipped)
+        yield Corrections(step, r_max, d_max, _quantiles(r), _quantiles(d), clipped_r, clipped_d)
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, float, float, float, float]:

@@ -249,7 +249,7 @@ def _chosen(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str,
         )
     if patterns is None:
         return {known[0]: layer for layer, known in names.items()}
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = [patterns] if isinstance(patterns, str) else _listed(patterns)
     for pattern in wanted:
         _check_pattern(pattern, names)
     return {
@@ -257,6 +257,16 @@ def _chosen(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str,
         for layer, known in names.items()
         if any(fnmatchcase(name, pattern) for name in known for pattern in wanted)
     }
+
+
+def _listed(patterns: Any) -> list[Any]:
+    wanted = list(patterns) if isinstance(patterns, Iterable) else []
+    if not wanted:
+        raise ArgumentError(
+            f"layers is a glob on the names of normalization layers or an iterable of such, at "
+            f"least one, got {patterns!r}. Give None for all layers."
+        )
+    return wanted
 
 
 def _check_pattern(pattern: Any, names: Mapping[_BatchNorm, Sequence[str]]) -> None:
