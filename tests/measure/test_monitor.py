@@ -18,7 +18,7 @@ from renorm import (
     limits,
 )
 from renorm.errors import ArgumentError
-from renorm.measure import Monitor, Observation
+from renorm.measure import Monitor, Observation, calls
 from support.networks import network, same, state
 
 
@@ -232,6 +232,27 @@ def test_what_is_logged() -> None:
     for one in monitor.observations[-2:]:
         for key, value in one.scalars().items():
             assert figures[f"{one.layer}/{key}"] == value
+
+
+def test_what_comes_from_a_device_is_packed_and_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, found = torch.randn(6, 3, 7, 7), []
+    model = nn.Sequential(a_model(), nn.Linear(2, 3), BatchRenorm1d(3))
+    doubled = BatchRenorm1d(3, limits=limits.fixed(3, 5)).double()
+    for on_host in (lambda t: True, lambda t: False):
+        monkeypatch.setattr(calls, "_on_host", on_host)
+        for module, given in ((copy.deepcopy(model), x), (copy.deepcopy(doubled), x[:, :, 0, 0])):
+            with Monitor(module, every=1) as monitor:
+                torch.manual_seed(1)  # of dropout
+                module(given.to(next(module.parameters()).dtype))
+                monitor.step()
+            found.append(monitor.observations)
+    for direct, packed in zip(found[:2], found[2:], strict=True):
+        assert len(direct) == len(packed) > 0
+        for one, other in zip(direct, packed, strict=True):
+            assert one.r.tolist() == other.r.tolist()
+            assert one.d.tolist() == other.d.tolist()
+            assert one.scalars() == other.scalars()
+            assert one.r.dtype == other.r.dtype
 
 
 def test_layers_are_chosen_by_glob() -> None:

@@ -97,8 +97,8 @@ def _look(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> Seen:
 def fetch(calls: Sequence[Seen]) -> list[Seen]:
     """The same calls with arrays for tensors, by one transfer for each device and dtype."""
     tensors = [t for call in calls for t in call.statistics]
-    arrays: dict[int, NDArray] = {}
-    for kind in dict.fromkeys((t.device, t.dtype) for t in tensors):
+    arrays: dict[int, NDArray] = {i: t.numpy() for i, t in enumerate(tensors) if _on_host(t)}
+    for kind in dict.fromkeys((t.device, t.dtype) for t in tensors if not _on_host(t)):
         places = [i for i, t in enumerate(tensors) if (t.device, t.dtype) == kind]
         sizes = [tensors[i].numel() for i in places]
         flat = torch.cat([tensors[i].reshape(-1) for i in places]).cpu().numpy()
@@ -109,6 +109,10 @@ def fetch(calls: Sequence[Seen]) -> list[Seen]:
         call._replace(statistics=Statistics(*(arrays[width * i + j] for j in range(width))))
         for i, call in enumerate(calls)
     ]
+
+
+def _on_host(t: Tensor) -> bool:
+    return t.is_cpu
 
 
 def _trains(layer: _BatchNorm) -> bool:
