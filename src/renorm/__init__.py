@@ -3,13 +3,15 @@
 Layers with nn.BatchNorm's state: ``BatchRenorm1d``, ``2d``, ``3d``, with an activation
 ``BatchRenormAct1d``, ``2d``, ``3d``, and ``CrossIterationBatchNorm1d``, ``2d``, ``3d``. Schedules
 of the former (``limits``), and whole models: ``convert``, ``fuse``, ``calibrate``, ``freeze``,
-``summary``, ``to_batchnorm``. ``checkpoints`` maps those of other libraries.
+``summary``, ``to_batchnorm``. ``measure`` observes them in training; ``checkpoints`` maps those
+of other libraries.
 """
 
 from renorm import checkpoints as checkpoints
 from renorm import distributed as distributed
 from renorm import functional as functional
 from renorm import limits as limits
+from renorm import measure as measure
 from renorm import nn as nn
 from renorm.calibration import calibrate as calibrate
 from renorm.conversion import convert as convert

@@ -15,11 +15,11 @@ NAMES = {
     "CrossIterationBatchNormAct2d",
     "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d",
     "LazyBatchRenormAct2d", "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate",
-    "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "nn",
-    "summary", "to_batchnorm", "unfreeze", "unfuse",
+    "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "measure",
+    "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
 SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "errors", "inspection",
-               "kernels", "lab", "reference", "report"}  # fmt: skip
+               "integrations", "kernels", "lab", "reference", "report"}  # fmt: skip
 
 
 def test_public_names_are_these() -> None:

@@ -76,6 +76,21 @@ def batch_mean(call: Call) -> Tensor:
     return torch.cat([g.whole_mean() for g in groups])
 
 
+def moments(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``run`` would normalize by, had the processes of a group nothing to do with it.
+
+    Returns:
+        ``(values, mean, var)`` of the groups of examples: values per channel (G,), which may be 0
+        under a mask, mean and biased variance (G, C), without gradient.
+    """
+    groups = [_centred(x.detach(), mask) for x, mask in _groups(call._replace(group=None))]
+    values, mean, var = (
+        torch.cat([one(g).flatten(1) for g in groups])
+        for one in (lambda g: g.values, _Centred.whole_mean, lambda g: g.var)
+    )
+    return values.squeeze(1), mean, var
+
+
 def repeated(
     call: Call, mean: Tensor, var: Tensor, r: Tensor, d: Tensor, renormalizes: bool
 ) -> Tensor:

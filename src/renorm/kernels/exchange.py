@@ -1,5 +1,6 @@
 """The moments of a batch that lies in several processes, by one sum over them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,10 @@ class Joint(NamedTuple):
     mean: Tensor  # (C,)
     var: Tensor  # (C,), biased
     sums: Tensor  # (2 C + 1,) of which these were made
+
+
+# shown the joint moments of each forward while a layer is observed, which is never in a graph
+observers: list[Callable[[Joint], None]] = []
 
 
 def joint(
@@ -40,7 +45,10 @@ def joint(
     count, first, second = sums.split([1, len(m), len(m)])
     divisor = count.clamp(min=1)
     pooled = first / divisor
-    return Joint(count[0], pooled, (second / divisor - pooled.square()).clamp(min=0), sums)
+    found = Joint(count[0], pooled, (second / divisor - pooled.square()).clamp(min=0), sums)
+    for observe in observers:
+        observe(found)
+    return found
 
 
 def gradient_of_x(

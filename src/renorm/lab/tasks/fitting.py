@@ -11,12 +11,15 @@ from itertools import islice
 import torch
 from torch import Generator, Tensor, nn
 
+from renorm.lab import corrections
 from renorm.lab.conditions import Sampler, View
 from renorm.lab.examples import Examples
 from renorm.lab.normalizers import Setting
 from renorm.lab.streams import ORDER, TEST, TEST_VIEWS, VIEWS, stream
 from renorm.lab.tasks.base import Plan
+from renorm.measure import Monitor
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm, accumulate
+from renorm.report.records import Corrections
 
 POINTS = 10
 
@@ -49,12 +52,14 @@ class Course:
         seconds: processor time of each step.
         diverged_at: first step with a loss that is not finite, or the last step if the outputs
             of the trained net are not; None if all are.
+        corrections: r and d of the batch renorm layers along the run, if there are any.
     """
 
     curve: list[tuple[int, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     diverged_at: int | None = None
+    corrections: tuple[Corrections, ...] = ()
 
 
 def sampler_of(plan: Plan) -> Sampler:
@@ -81,6 +86,22 @@ def normalized(model: nn.Module, plan: Plan, examples: Examples) -> nn.Module:
 
 def fit(model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, plan: Plan) -> Course:
     """Train in place, with a learning rate that falls to 0 along a cosine."""
+    monitor = corrections.monitor_of(model, plan.specification.steps)
+    if monitor is None:
+        return _trained(model, optimizer, problem, plan)
+    with monitor:
+        course = _trained(model, optimizer, problem, plan, monitor)
+    course.corrections = corrections.pooled(monitor.observations)
+    return course
+
+
+def _trained(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    problem: Problem,
+    plan: Plan,
+    monitor: Monitor | None = None,
+) -> Course:
     specification, course = plan.specification, Course()
     steps, labels, part = specification.steps, labels_of(problem.train), _part_size(plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -104,6 +125,8 @@ def fit(model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, pl
         optimizer.step()
         schedule.step()
         course.seconds.append(time.process_time() - started)
+        if monitor is not None:
+            monitor.step()
         if step > late:
             course.losses.append(value)
         if step in marks:

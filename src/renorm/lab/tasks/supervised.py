@@ -124,7 +124,9 @@ class Supervised(Task):
         course = fit(model, self.optimizer(model, plan.specification.lr), problem, plan)
         curve = tuple(course.curve)
         if course.diverged_at is not None:
-            return Outcome(None, curve=curve, diverged_at=course.diverged_at)
+            return Outcome(
+                None, curve=curve, corrections=course.corrections, diverged_at=course.diverged_at
+            )
         train_mode, eval_mode = both_modes(model, problem, plan)
         return Outcome(
             score=curve[-1][1],
@@ -132,5 +134,6 @@ class Supervised(Task):
             eval_mode_score=eval_mode,
             loss=fsum(course.losses) / len(course.losses),
             curve=curve,
+            corrections=course.corrections,
             step_seconds=median(course.seconds),
         )
