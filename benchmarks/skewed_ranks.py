@@ -54,8 +54,8 @@ from renorm.lab.tasks import digits
 from renorm.lab.training import MOMENTUM, ORDER_STREAM, TEST_STREAM, WEIGHT_DECAY
 from renorm.nn import BatchRenorm2d
 from renorm.nn.sharing import Sync
-from renorm.report.comparison import in_points
 from renorm.report.statistics import estimate, paired
+from renorm.report.wording import in_points
 
 SCHEMA = 1
 BASELINE = "batch_norm"
