@@ -64,6 +64,16 @@ class Comparison:
         """Whether the runs asked for have more than one learning rate."""
         return len({one.lr for one in self.wanted}) > 1
 
+    @property
+    def gapped(self) -> bool:
+        """Whether any run has a score in train mode to be held against that in eval mode."""
+        return any(cell.gap is not None for cell in self.cells)
+
+    @property
+    def timed(self) -> bool:
+        """Whether any cell has a step time to be held against the baseline's."""
+        return any(cell.time is not None for cell in self.cells)
+
     def lead(self, cell: Cell) -> Difference | None:
         """The subject against the normalizer of a cell; None for the subject itself."""
         for one in self.differences:

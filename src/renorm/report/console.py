@@ -9,6 +9,7 @@ from rich.text import Text
 
 from renorm.report.cells import Cell
 from renorm.report.comparison import Comparison
+from renorm.report.legend import legend
 from renorm.report.wording import title
 
 
@@ -25,7 +26,8 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
     absent = _absent(comparison.cells)
     if absent:
         console.print(f"Runs in no figure: {absent}.", highlight=False, markup=False)
-    console.print(legend(comparison), highlight=False, markup=False)
+    words = " ".join(f"{term}: {text}" for term, text in legend(comparison))
+    console.print(words, highlight=False, markup=False)
     for condition in comparison.conditions:
         if condition in about:
             console.print(f"{condition}: {about[condition]}", highlight=False, markup=False)
@@ -50,32 +52,12 @@ def table(comparison: Comparison) -> Table:
     return grid
 
 
-def legend(comparison: Comparison) -> str:
-    """What the columns hold, in words."""
-    subject, baseline = title(comparison.subject), title(comparison.baseline)
-    unit = ", in %" if comparison.unit.percent else ""
-    parts = [f"{comparison.unit.metric}: after training, in eval mode{unit}."]
-    if comparison.differences:
-        parts.append(f"lead: of {subject} over the row's, paired by seed.")
-    if _gapped(comparison):
-        parts.append(
-            "gap: test batches put together like the training batches, in train mode, by their "
-            "own statistics, less the same in eval mode."
-        )
-    if _timed(comparison):
-        parts.append(f"time: of a step, {baseline} = 1.")
-    if comparison.lrs_differ:
-        parts.append("lr: learning rate.")
-    parts.append("± is Student's 95 % interval over seeds.")
-    return " ".join(parts)
-
-
 def _headings(comparison: Comparison) -> list[str]:
     return [
         comparison.unit.metric,
         *(["lead"] if comparison.differences else []),
-        *(["gap"] if _gapped(comparison) else []),
-        *(["time"] if _timed(comparison) else []),
+        *(["gap"] if comparison.gapped else []),
+        *(["time"] if comparison.timed else []),
         *(["lr"] if comparison.lrs_differ else []),
         "runs",
     ]
@@ -86,21 +68,13 @@ def _figures(comparison: Comparison, cell: Cell) -> list[str]:
     figures = [unit.figure(cell.score)]
     if comparison.differences:
         figures.append("" if lead is None else unit.figure(lead.points, signed=True))
-    if _gapped(comparison):
+    if comparison.gapped:
         figures.append(unit.figure(cell.gap))
-    if _timed(comparison):
+    if comparison.timed:
         figures.append("-" if cell.time is None else f"{cell.time:.2f}")
     if comparison.lrs_differ:
         figures.append(", ".join(f"{lr:g}" for lr in cell.lrs))
     return [*figures, f"{cell.finished}/{cell.wanted}"]
-
-
-def _timed(comparison: Comparison) -> bool:
-    return any(cell.time is not None for cell in comparison.cells)
-
-
-def _gapped(comparison: Comparison) -> bool:
-    return any(cell.gap is not None for cell in comparison.cells)
 
 
 def _absent(cells: tuple[Cell, ...]) -> str:
