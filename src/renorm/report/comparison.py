@@ -211,7 +211,5 @@ def _scores(records: Sequence[Record], unit: Unit) -> dict[int, float]:
 
 def _step_seconds(records: Sequence[Record]) -> dict[int, float]:
     return {
-        one.specification.seed: one.step_seconds
-        for one in records
-        if one.step_seconds is not None
+        one.specification.seed: one.step_seconds for one in records if one.step_seconds is not None
     }

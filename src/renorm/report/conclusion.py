@@ -19,7 +19,8 @@ def conclude(
     Args:
         differences: the subject against every other normalizer, condition by condition.
         cells: for the runs without a score.
-        baseline, subject: names; the same where only one normalizer was run.
+        baseline: its name.
+        subject: its name, that of the baseline where only one normalizer was run.
         unit: of the scores.
     """
     if baseline == subject:
@@ -31,6 +32,7 @@ def conclude(
         return (f"Nothing to conclude: no finished pair of {names}.", *_without_score(cells))
     return (
         _main(main, baseline, subject, unit),
+        f"Judged by {unit.metric}, over {_seeds(main)}.",
         *_better(differences, baseline, unit),
         *_few_seeds(main),
         *_without_score(cells),
@@ -65,7 +67,7 @@ def _main(main: Sequence[Difference], baseline: str, subject: str, unit: Unit) -
     unpaired = [one.condition for one in main if not one.pairs]
     if unpaired:
         clauses.append(f"no finished pair in {listed(unpaired)}")
-    return sentence("; ".join(clauses) + f" ({unit.metric}, {_seeds(main)})")
+    return sentence("; ".join(clauses))
 
 
 def _beats(winner: str, loser: str, where: Sequence[Difference], unit: Unit) -> str:

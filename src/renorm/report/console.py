@@ -80,5 +80,7 @@ def _figures(comparison: Comparison, cell: Cell) -> list[str]:
 def _absent(cells: tuple[Cell, ...]) -> str:
     """The runs that are in no figure, cell by cell; empty if there are none."""
     return "; ".join(
-        f"{cell.condition}, {title(cell.normalizer)}: {cell.absent}" for cell in cells if cell.absent
+        f"{cell.condition}, {title(cell.normalizer)}: {cell.absent}"
+        for cell in cells
+        if cell.absent
     )

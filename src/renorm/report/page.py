@@ -100,15 +100,18 @@ def render(
         command=command,
         shared=describe(comparison.wanted),
         groups=[
-            (condition, [_row(comparison, one) for one in comparison.cells
-                         if one.condition == condition])
+            (
+                condition,
+                [_row(comparison, one) for one in comparison.cells if one.condition == condition],
+            )
             for condition in comparison.conditions
         ],
         legend=legend(comparison),
-        key_entries=[(title(name), look.colour) for name, look in looks.items()],
+        looks=looks,
         charts=drawn,
         searches=searched(sweep),
         tried=_tried,
+        used=_used(comparison),
         title=title,
         runs=_runs(comparison.wanted, scored) + _runs([one.specification for one in sweep], sweep),
         environments=_environments([*scored, *sweep]),
@@ -141,7 +144,7 @@ def _row(comparison: Comparison, cell: Cell) -> Row:
         unit.figure(cell.train_mode),
         unit.figure(cell.gap),
         "-" if cell.time is None else f"{cell.time:.2f}",
-        ", ".join(f"{lr:g}" for lr in cell.lrs),
+        _rates(cell.lrs),
         f"{cell.finished}/{cell.wanted}",
         cell.absent,
     )
@@ -157,6 +160,15 @@ def _needed(lead: Difference) -> str:
     return f"over {MOST_SEEDS:,}" if needed is None else f"about {needed}"
 
 
+def _used(comparison: Comparison) -> dict[tuple[str, str], str]:
+    """Learning rates of the runs compared, by condition and normalizer."""
+    return {(cell.condition, cell.normalizer): _rates(cell.lrs) for cell in comparison.cells}
+
+
+def _rates(lrs: Iterable[float]) -> str:
+    return ", ".join(f"{lr:g}" for lr in lrs)
+
+
 def _tried(search: Search, one: Try) -> str:
     """What came of a learning rate."""
     parts = [search.unit.figure(one.score)] if one.score else []
@@ -168,9 +180,8 @@ def _tried(search: Search, one: Try) -> str:
 
 def _runs(wanted: Sequence[Specification], records: Sequence[Record]) -> list[Run]:
     found = {one.specification: one for one in records}
-    ordered = sorted(
-        wanted, key=lambda one: (list(dict.fromkeys(w.condition for w in wanted)).index(one.condition))
-    )
+    conditions = list(dict.fromkeys(one.condition for one in wanted))
+    ordered = sorted(wanted, key=lambda one: conditions.index(one.condition))
     return [_run(one, found.get(one)) for one in ordered]
 
 

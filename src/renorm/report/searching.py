@@ -53,7 +53,7 @@ class Search:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the chosen one is the lowest or highest tried, so that a better may lie beyond."""
+        """Whether the chosen one is the lowest or highest tried: a better one may lie beyond."""
         return len(self.tries) > 1 and self.chosen in (self.tries[0].lr, self.tries[-1].lr)
 
 

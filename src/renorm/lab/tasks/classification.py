@@ -1,7 +1,6 @@
 """Images with labels."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import nn
 
