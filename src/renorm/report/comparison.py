@@ -87,7 +87,7 @@ def compare(wanted: Sequence[Specification], records: Iterable[Record]) -> Compa
 
     The subject is batch renorm and the baseline batch norm; where one of them was not asked for,
     the last and the first normalizer stand in. Runs are paired by condition and seed, so
-    normalizers may differ in their learning rate.
+    normalizers may differ in their learning rate. Runs of the search for these are left aside.
 
     Args:
         wanted: specifications of all runs asked for, at least one, each normalizer at most once
@@ -98,7 +98,7 @@ def compare(wanted: Sequence[Specification], records: Iterable[Record]) -> Compa
         ArgumentError: nothing was asked for, a normalizer twice with a condition and seed, or the
             records have scores of different metrics.
     """
-    wanted = tuple(dict.fromkeys(wanted))
+    wanted = tuple(one for one in dict.fromkeys(wanted) if one.split != "validation")
     _check(wanted)
     asked = set(wanted)
     found = {one.specification: one for one in records if one.specification in asked}

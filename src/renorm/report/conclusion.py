@@ -130,5 +130,6 @@ def _without_score(cells: Sequence[Cell]) -> list[str]:
     }
     parts = [f"{count} {word}" for word, count in counts.items() if count]
     if parts:
-        found.append(f"Of {sum(cell.wanted for cell in cells)} runs: {', '.join(parts)}.")
+        asked = counted(sum(cell.wanted for cell in cells), "run")
+        found.append(f"Of {asked}: {', '.join(parts)}.")
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from renorm.errors import RecordError
 from renorm.report.records import Record, Specification
-from renorm.report.searching import searched
+from renorm.report.search import chosen_rates
 
 PATTERN = "*.jsonl"
 
@@ -233,12 +233,12 @@ def _apart(runs: Sequence[Record], sweep: Sequence[Record]) -> list[list[Record]
     places = {(one.condition, one.normalizer, one.seed) for one in specifications}
     if len(places) == len(runs):
         return [list(runs)]
-    best = {(one.condition, one.normalizer): one.chosen for one in searched(sweep)}
+    best = chosen_rates(sweep)
     chosen: list[Record] = []
     by_rate: dict[float, list[Record]] = {}
     for record in runs:
         one = record.specification
-        at_best = best.get((one.condition, one.normalizer)) == one.lr
+        at_best = best.get((one.normalizer, one.condition)) == one.lr
         (chosen if at_best else by_rate.setdefault(one.lr, [])).append(record)
     rest = [by_rate[lr] for lr in sorted(by_rate)]
     return [chosen, *rest] if chosen else rest

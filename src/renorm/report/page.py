@@ -12,9 +12,9 @@ from renorm.report.legend import legend
 from renorm.report.merging import describe
 from renorm.report.palette import styles
 from renorm.report.records import Record, Specification
-from renorm.report.searching import Search, Try, searched
+from renorm.report.search import Searched, searched
 from renorm.report.statistics import MOST_SEEDS, seeds_needed
-from renorm.report.wording import counted, last_line, title, unit_for
+from renorm.report.wording import Unit, counted, last_line, title, unit_for
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def render(
         looks=looks,
         charts=drawn,
         searches=searched(sweep),
-        tried=_tried,
+        tries=_tries,
         used=_used(comparison),
         title=title,
         runs=_runs(comparison.wanted, scored) + _runs([one.specification for one in sweep], sweep),
@@ -169,13 +169,12 @@ def _rates(lrs: Iterable[float]) -> str:
     return ", ".join(f"{lr:g}" for lr in lrs)
 
 
-def _tried(search: Search, one: Try) -> str:
-    """What came of a learning rate."""
-    parts = [search.unit.figure(one.score)] if one.score else []
-    for count, word in ((one.diverged, "diverged"), (one.failed, "failed")):
-        if count:
-            parts.append(word if one.wanted == 1 else f"{count} of {one.wanted} {word}")
-    return ", ".join(parts)
+def _tries(one: Searched, unit: Unit) -> list[tuple[str, str]]:
+    """(learning rate, what came of it) of a search."""
+    return [
+        (f"{rate:g}", "diverged or failed" if score is None else unit.number(unit.shown(score)))
+        for rate, score in one.scores
+    ]
 
 
 def _runs(wanted: Sequence[Specification], records: Sequence[Record]) -> list[Run]:
