@@ -134,6 +134,8 @@ def test_everything_from_records_is_escaped() -> None:
 def test_the_same_records_give_the_same_page_in_any_order() -> None:
     records = mixed()
     comparison = compare([one.specification for one in records], records)
+    others = [replace(PLAIN, condition="clustered"), replace(PLAIN, normalizer="batch_renorm")]
+    records += [tried(one, lr, 0.5) for one in (PLAIN, *others) for lr in (0.3, 0.1)]
     pages = {
         page.render(comparison, ones, {}, COMMAND) for ones in (records, records[::-1], records)
     }

@@ -43,7 +43,7 @@ class Correction:
 SCALE = Correction(
     "r",
     "Scale correction r",
-    f"r = sigma_batch / sigma, 1 for none, {ABOUT} 1/r_max to r_max.",
+    f"r = sigma_batch / sigma, 1 for none, {ABOUT} r_max and 1/r_max.",
     lambda one: one.r,
     lambda one: one.clipped_r,
     lambda one: (one.r_max, 1 / one.r_max),
@@ -51,7 +51,7 @@ SCALE = Correction(
 SHIFT = Correction(
     "d",
     "Shift correction d",
-    f"d = (mean_batch - mean) / sigma, 0 for none, {ABOUT} -d_max to d_max.",
+    f"d = (mean_batch - mean) / sigma, 0 for none, {ABOUT} plus and minus d_max.",
     lambda one: one.d,
     lambda one: one.clipped_d,
     lambda one: (one.d_max, -one.d_max),

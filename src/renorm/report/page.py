@@ -86,6 +86,7 @@ def render(
     scored = [one for one in records if one.specification in asked]
     scored.sort(key=lambda one: asked[one.specification])
     sweep = [one for one in records if _belongs(one, comparison)]
+    sweep.sort(key=lambda one: _order(one.specification, comparison))
     drawn = charts(comparison, scored)
     looks = styles(comparison.normalizers)
     return skeleton.render(
@@ -131,6 +132,12 @@ def _belongs(record: Record, comparison: Comparison) -> bool:
         and one.condition in comparison.conditions
         and one.normalizer in comparison.normalizers
     )
+
+
+def _order(one: Specification, comparison: Comparison) -> tuple[int, int, float, int]:
+    """By condition and normalizer as in the comparison, then by learning rate and seed."""
+    condition = comparison.conditions.index(one.condition)
+    return condition, comparison.normalizers.index(one.normalizer), one.lr, one.seed
 
 
 def _row(comparison: Comparison, cell: Cell) -> Row:
@@ -201,7 +208,7 @@ def _run(one: Specification, record: Record | None) -> Run:
         score,
         train_mode,
         gap,
-        "-" if seconds is None else f"{1000 * seconds:.3g}",
+        "-" if seconds is None else f"{1000 * seconds:.2f}",
         _outcome(record),
         record.error,
     )
