@@ -132,6 +132,11 @@ def test_one_comparison_has_batch_norm_and_iid_first_and_the_search_with_it() ->
     assert group.title == "digits, convnet, 100 steps, batches of 32, groups of 4, lr 0.1"
 
 
+def test_ranks_are_named_where_there_are_several() -> None:
+    (group,) = groups([finished(replace(PLAIN, ranks=2), 0.5)])
+    assert group.title.endswith("groups of 4, 2 ranks, lr 0.1")
+
+
 def test_a_rate_for_each_normalizer_is_one_comparison() -> None:
     ours = replace(PLAIN, normalizer="batch_renorm", lr=0.3)
     (group,) = groups([finished(PLAIN, 0.5), finished(ours, 0.5)])

@@ -89,7 +89,11 @@ def title(name: str) -> str:
 
 
 def in_points(value: Estimate) -> str:
-    """``mean ± half width`` with one decimal; the mean alone where there is no interval."""
+    """``mean ± half width`` of percentages; the mean alone where there is no interval.
+
+    >>> in_points(Estimate(97.25, 0.44, 3)), in_points(Estimate(5.0, None, 1))
+    ('97.2 ± 0.4', '5.0')
+    """
     return Unit("", True).figure(value)
 
 
