@@ -143,7 +143,7 @@ def groups(records: Iterable[Record]) -> tuple[Group, ...]:
     """
     settings: dict[tuple, list[Record]] = {}
     for record in records:
-        settings.setdefault(_setting(record.specification), []).append(record)
+        settings.setdefault(setting(record.specification), []).append(record)
     found = []
     for _, ones in sorted(settings.items(), key=lambda item: item[0]):
         sweep = [one for one in ones if one.specification.split == "validation"]
@@ -170,6 +170,20 @@ def describe(wanted: Sequence[Specification]) -> str:
     if len(rates) == 1:
         parts.append(f"lr {one.lr:g}")
     return ", ".join(part for part in parts if part)
+
+
+def setting(one: Specification) -> tuple:
+    """What all runs of a comparison share: all but normalizer, condition, seed, lr and split."""
+    return (
+        one.task,
+        one.source,
+        one.model,
+        one.steps,
+        one.batch_size,
+        one.group_size,
+        one.ranks,
+        one.recipe,
+    )
 
 
 def _is_store(file: Path) -> bool:
@@ -201,19 +215,6 @@ def _outcome(record: Record) -> str:
     if record.score is None:
         return f"diverged at step {record.diverged_at}"
     return f"{record.metric} {record.score:.6g}"
-
-
-def _setting(one: Specification) -> tuple:
-    return (
-        one.task,
-        one.source,
-        one.model,
-        one.steps,
-        one.batch_size,
-        one.group_size,
-        one.ranks,
-        one.recipe,
-    )
 
 
 def _order(record: Record) -> tuple:

@@ -9,7 +9,7 @@ from renorm.report.cells import Cell, Difference
 from renorm.report.charts import charts
 from renorm.report.comparison import Comparison
 from renorm.report.legend import legend
-from renorm.report.merging import describe
+from renorm.report.merging import describe, setting
 from renorm.report.palette import styles
 from renorm.report.records import Record, Specification
 from renorm.report.search import Searched, searched
@@ -125,10 +125,7 @@ def _belongs(record: Record, comparison: Comparison) -> bool:
     one, first = record.specification, comparison.wanted[0]
     return (
         one.split == "validation"
-        and (one.task, one.source, one.model, one.steps, one.recipe)
-        == (first.task, first.source, first.model, first.steps, first.recipe)
-        and (one.batch_size, one.group_size, one.ranks)
-        == (first.batch_size, first.group_size, first.ranks)
+        and setting(one) == setting(first)
         and one.condition in comparison.conditions
         and one.normalizer in comparison.normalizers
     )
