@@ -1,8 +1,11 @@
 """What a task is to the lab, and what a run of it is given and gives back."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
+
+from torch import nn
 
 from renorm.lab.conditions import Condition
 from renorm.lab.normalizers import Normalizer

@@ -1,6 +1,7 @@
 """Images with labels."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import nn
 
