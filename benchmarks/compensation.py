@@ -51,8 +51,8 @@ from renorm.cli.progress import Bar
 from renorm.errors import RenormError
 from renorm.lab.data import digits
 from renorm.lab.environment import describe
-from renorm.report.comparison import in_points
 from renorm.report.statistics import estimate
+from renorm.report.wording import in_points
 
 SCHEMA = 1
 Found = dict[Run, Figures]

@@ -53,8 +53,8 @@ from renorm.lab.models import ConvNet
 from renorm.lab.names import known
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.nn.sharing import Sync
-from renorm.report.comparison import in_points
 from renorm.report.statistics import estimate, paired
+from renorm.report.wording import in_points
 
 SCHEMA = 1
 BASELINE = "batch_norm"

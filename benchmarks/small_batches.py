@@ -47,8 +47,8 @@ from renorm.errors import RenormError
 from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.lab.names import known
-from renorm.report.comparison import in_points
 from renorm.report.statistics import estimate, paired
+from renorm.report.wording import in_points
 
 SCHEMA = 1
 BASELINE = "batch_norm"

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from renorm.errors import RecordError
 from renorm.report.records import Record, Specification, from_line, to_line
-from report.constructed import PLAIN, diverged, finished
+from report.constructed import PLAIN, diverged, failed, finished
+from report.whole import plain, whole
 
 FULL = replace(finished(PLAIN, 0.5), cpu_seconds=1.5, environment={"torch": "2", "commit": None})
 
@@ -16,7 +17,12 @@ def altered(**changes: object) -> str:
     return json.dumps({**json.loads(to_line(FULL)), **changes})
 
 
-@pytest.mark.parametrize("record", [FULL, diverged(PLAIN)])
+WHOLE = whole(replace(PLAIN, normalizer="batch_renorm"), 0.9)
+
+
+@pytest.mark.parametrize(
+    "record", [FULL, WHOLE, diverged(PLAIN), failed(PLAIN), plain(PLAIN, -3.0)]
+)
 def test_a_line_holds_the_whole_record(record: Record) -> None:
     back = from_line(to_line(record))
     assert back == record
@@ -27,6 +33,7 @@ def test_a_line_holds_the_whole_record(record: Record) -> None:
 @given(
     st.builds(
         Specification,
+        st.text(),
         st.text(),
         st.text(),
         st.text(),
@@ -45,7 +52,7 @@ def test_any_specification_survives_a_line_with_its_key(specification: Specifica
 
 
 def test_the_key_is_fixed_and_every_field_changes_it() -> None:
-    assert PLAIN.key == "dd3234e5e03746ff"
+    assert PLAIN.key == "a0befe1f39a4e4b9"
     for entry in fields(PLAIN):
         value = getattr(PLAIN, entry.name)
         other = replace(PLAIN, **{entry.name: value + ("x" if isinstance(value, str) else 1)})
@@ -61,9 +68,9 @@ def test_gap_is_train_mode_less_eval_mode() -> None:
     assert diverged(PLAIN).gap is None
 
 
-def without_accuracy() -> str:
+def without_score() -> str:
     content = json.loads(to_line(FULL))
-    del content["accuracy"]
+    del content["score"]
     return json.dumps(content)
 
 
@@ -74,15 +81,19 @@ def without_accuracy() -> str:
         ("hello", "not JSON"),
         ("[1]", 'not an object with a "schema"'),
         ('{"a": 1}', 'not an object with a "schema"'),
-        (altered(schema=2), "schema is not 1"),
+        (altered(schema=1), "schema is not 2"),
         (altered(key="0"), "key '0' is not that of its specification"),
         (altered(specification=3), "no specification object"),
         (altered(extra=1), "missing or unknown entries: extra"),
-        (without_accuracy(), "missing or unknown entries: accuracy"),
-        (altered(accuracy="high"), "its accuracy is 'high'"),
-        (altered(accuracy=True), "its accuracy is True"),
+        (without_score(), "missing or unknown entries: score"),
+        (altered(score="high"), "its score is 'high'"),
+        (altered(score=True), "its score is True"),
         (altered(curve=[[1, 0.5, 2]]), "its curve is"),
         (altered(curve=3), "its curve is 3"),
+        (altered(corrections=[1]), "its corrections is [1]"),
+        (altered(corrections=[{"step": 1}]), "its corrections has missing or unknown entries"),
+        (altered(percent=1), "its percent is 1"),
+        (altered(error=["a"]), "its error is"),
         (altered(environment={"torch": 2}), "its environment is"),
         (altered(diverged_at=1.5), "its diverged_at is 1.5"),
     ],

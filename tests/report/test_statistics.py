@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from renorm.errors import ArgumentError, MissingExtraError
-from renorm.report.statistics import Estimate, estimate, paired
+from renorm.report.statistics import Estimate, estimate, median_ratio, paired, seeds_needed
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20)
 
@@ -57,6 +57,27 @@ def test_pairing_cancels_what_the_seeds_share(values: list[float], shift: float)
 def test_only_common_seeds_are_paired() -> None:
     assert paired({0: 1.0, 1: 5.0}, {1: 2.0, 2: 9.0}) == Estimate(3.0, None, 1)
     assert paired({0: 1.0}, {1: 2.0}) is None
+
+
+def test_seeds_needed_are_the_first_that_would_put_0_outside() -> None:
+    seen = estimate([-1.0, 2.0, 0.5])
+    needed = seeds_needed(seen)
+    assert needed is not None
+    spread = np.std([-1.0, 2.0, 0.5], ddof=1)
+    halves = [stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) for n in (needed - 1, needed)]
+    assert halves[0] >= seen.mean > halves[1]
+
+
+@pytest.mark.parametrize(
+    "seen", [estimate([1.0]), estimate([1.0, -1.0]), estimate([100.0, -99.9])], ids=str
+)
+def test_no_number_of_seeds_is_named_without_spread_or_beyond_reason(seen: Estimate) -> None:
+    assert seeds_needed(seen) is None
+
+
+def test_a_ratio_is_over_common_seeds_with_a_time() -> None:
+    assert median_ratio({0: 3.0, 1: 4.0, 2: 9.0}, {0: 2.0, 1: 0.0, 3: 1.0}) == 1.5
+    assert median_ratio({0: 3.0}, {1: 2.0}) is None
 
 
 def test_without_scipy_the_command_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

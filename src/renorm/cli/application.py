@@ -8,6 +8,7 @@ import renorm
 from renorm.cli.bench import bench
 from renorm.cli.compare import compare
 from renorm.cli.env import env
+from renorm.cli.report import report
 from renorm.errors import ArgumentError
 
 HELP = """Batch normalization that works on the batches people really have.
@@ -16,6 +17,7 @@ Start here:
 
 - `renorm compare` trains small nets with each normalizer on real images and shows where batch norm
   fails and what to use instead. A minute or two, no download.
+- `renorm report` shows results files again, merged: tables, and a page with charts.
 - `renorm env` shows versions, devices, and which kernel each layer would use and why: put it into
   every bug report.
 - `renorm bench` measures what a training step of each layer costs beside nn.BatchNorm. A minute.
@@ -31,6 +33,7 @@ app = App(
     result_action="return_value",
 )
 app.command(compare)
+app.command(report)
 app.command(env)
 app.command(bench)
 

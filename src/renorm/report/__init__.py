@@ -1,4 +1,4 @@
-"""From records to what a reader sees: statistics, a comparison as plain data, a table.
+"""From records to what a reader sees: statistics, a comparison, a table, a page.
 
 Nothing here trains or needs torch: a results file made elsewhere is enough.
 """

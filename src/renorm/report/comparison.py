@@ -1,142 +1,169 @@
 """A comparison of normalizers as plain data: cells, paired differences, a conclusion."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from renorm.errors import ArgumentError
+from renorm.report.cells import Cell, Difference
+from renorm.report.conclusion import conclude
 from renorm.report.records import Record, Specification
-from renorm.report.statistics import Estimate, estimate, paired
+from renorm.report.statistics import Estimate, estimate, median_ratio, paired
+from renorm.report.wording import Unit, last_line, unit_for
 
 BASELINE = "batch_norm"
 SUBJECT = "batch_renorm"
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One normalizer under one condition; accuracies and the gap in percent.
-
-    Args:
-        condition, normalizer: names.
-        accuracy: test accuracy in eval mode; None if no run has finished.
-        train_mode: accuracy on test batches in train mode, see ``Record``.
-        gap: train-mode less eval-mode accuracy on the same images.
-        wanted: runs asked for.
-        finished, diverged, failed, missing: what became of them; they add up to ``wanted``.
-    """
-
-    condition: str
-    normalizer: str
-    accuracy: Estimate | None
-    train_mode: Estimate | None
-    gap: Estimate | None
-    wanted: int
-    finished: int
-    diverged: int
-    failed: int
-    missing: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of ``normalizer`` less that of ``against``, in points, over their common seeds."""
-
-    condition: str
-    normalizer: str
-    against: str
-    points: Estimate | None
+Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a table shows, and one sentence that follows from it.
+    """What a table shows, and the sentences that follow from it.
 
     Args:
         cells: conditions in the order asked for, normalizers within.
         differences: the subject against every other normalizer, condition by condition.
-        conclusion: plain language, computed from the figures.
-        failures: what went wrong in each failed run.
+        sentences: the conclusion in plain language, computed from the figures.
+        unit: how scores are written.
+        baseline, subject: the normalizers that differences are about.
+        wanted: the runs asked for.
+        failures: the error of each failed run in a line.
     """
 
     cells: tuple[Cell, ...]
     differences: tuple[Difference, ...]
-    conclusion: str
+    sentences: tuple[str, ...]
+    unit: Unit
+    baseline: str
+    subject: str
+    wanted: tuple[Specification, ...]
     failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def conclusion(self) -> str:
+        """The sentences as one text."""
+        return " ".join(self.sentences)
+
+    @property
     def complete(self) -> bool:
-        """Whether every run that was asked for has a record."""
+        """Whether every run that was asked for has a record, and none failed."""
         return all(cell.failed == cell.missing == 0 for cell in self.cells)
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names, in the order asked for."""
+        return tuple(dict.fromkeys(cell.condition for cell in self.cells))
 
-def compare(
-    wanted: Sequence[Specification],
-    records: Iterable[Record],
-    failures: Mapping[Specification, str] | None = None,
-) -> Comparison:
+    @property
+    def normalizers(self) -> tuple[str, ...]:
+        """Names, in the order asked for."""
+        return tuple(dict.fromkeys(cell.normalizer for cell in self.cells))
+
+    @property
+    def lrs_differ(self) -> bool:
+        """Whether the runs asked for have more than one learning rate."""
+        return len({one.lr for one in self.wanted}) > 1
+
+    @property
+    def gapped(self) -> bool:
+        """Whether any run has a score in train mode to be held against that in eval mode."""
+        return any(cell.gap is not None for cell in self.cells)
+
+    @property
+    def timed(self) -> bool:
+        """Whether any cell has a step time to be held against the baseline's."""
+        return any(cell.time is not None for cell in self.cells)
+
+    def lead(self, cell: Cell) -> Difference | None:
+        """The subject against the normalizer of a cell; None for the subject itself."""
+        for one in self.differences:
+            if (one.condition, one.against) == (cell.condition, cell.normalizer):
+                return one
+        return None
+
+
+def compare(wanted: Sequence[Specification], records: Iterable[Record]) -> Comparison:
     """Set out the records of the runs that were asked for; others are left aside.
 
     The subject is batch renorm and the baseline batch norm; where one of them was not asked for,
-    the first and the last normalizer stand in.
+    the last and the first normalizer stand in. Runs are paired by condition and seed, so
+    normalizers may differ in their learning rate. Runs of the search for these are left aside.
 
     Args:
-        wanted: specifications of all runs asked for, at least one.
-        records: of some or all of them, in any order.
-        failures: runs that ended in an error, and its message.
+        wanted: specifications of all runs asked for, at least one, each normalizer at most once
+            with a condition and seed.
+        records: of some or all of them, in any order; one with an error counts as failed.
 
     Raises:
-        ArgumentError: nothing was asked for.
+        ArgumentError: nothing was asked for, a normalizer twice with a condition and seed, or the
+            records have scores of different metrics.
     """
-    if not wanted:
-        raise ArgumentError("A comparison needs at least one run, got none.")
-    failures = failures or {}
-    found = {record.specification: record for record in records}
+    wanted = tuple(one for one in dict.fromkeys(wanted) if one.split != "validation")
+    _check(wanted)
+    asked = set(wanted)
+    found = {one.specification: one for one in records if one.specification in asked}
+    unit = _unit(found.values())
     conditions = tuple(dict.fromkeys(one.condition for one in wanted))
     normalizers = tuple(dict.fromkeys(one.normalizer for one in wanted))
-    cells, accuracies = [], {}
-    for condition in conditions:
-        for normalizer in normalizers:
-            place = (condition, normalizer)
-            here = [one for one in wanted if (one.condition, one.normalizer) == place]
-            mine = [found[one] for one in here if one in found]
-            failed = sum(one in failures and one not in found for one in here)
-            cells.append(_cell(*place, len(here), mine, failed))
-            accuracies[place] = {
-                record.specification.seed: 100 * record.accuracy
-                for record in mine
-                if record.accuracy is not None
-            }
     baseline, subject = _roles(normalizers)
+    runs = {
+        (condition, normalizer): [
+            one for one in wanted if (one.condition, one.normalizer) == (condition, normalizer)
+        ]
+        for condition in conditions
+        for normalizer in normalizers
+    }
+    done = {place: [found[one] for one in ones if one in found] for place, ones in runs.items()}
     differences = tuple(
         Difference(
             condition,
             subject,
             other,
-            paired(accuracies[condition, subject], accuracies[condition, other]),
+            paired(_scores(done[condition, subject], unit), _scores(done[condition, other], unit)),
         )
         for condition in conditions
-        for other in (baseline, *(n for n in normalizers if n != baseline))
+        for other in (baseline, *(name for name in normalizers if name != baseline))
         if other != subject
     )
-    conclusion = _conclusion(differences, cells, baseline, subject)
-    return Comparison(
-        tuple(cells), differences, conclusion, {str(one): text for one, text in failures.items()}
+    cells = tuple(
+        _cell(place, ones, done[place], done[place[0], baseline], unit)
+        for place, ones in runs.items()
     )
+    failures = {
+        str(one): last_line(error)
+        for one in wanted
+        if one in found and (error := found[one].error) is not None
+    }
+    sentences = conclude(differences, cells, baseline, subject, unit)
+    return Comparison(cells, differences, sentences, unit, baseline, subject, wanted, failures)
 
 
-def title(name: str) -> str:
-    """A name as it is written in text.
+def _check(wanted: Sequence[Specification]) -> None:
+    if not wanted:
+        raise ArgumentError("A comparison needs at least one run, got none.")
+    seen: dict[tuple[str, str, int], Specification] = {}
+    for one in wanted:
+        other = seen.setdefault((one.condition, one.normalizer, one.seed), one)
+        if other != one:
+            raise ArgumentError(
+                f"A comparison has one run a normalizer, condition and seed, got two: {other!r} "
+                f"and {one!r}. Compare runs with different settings apart."
+            )
 
-    >>> title("batch_renorm")
-    'batch renorm'
-    """
-    return name.replace("_", " ")
 
-
-def in_points(value: Estimate) -> str:
-    """``mean ± half width`` with one decimal; the mean alone where there is no interval."""
-    if value.half_width is None:
-        return f"{value.mean:.1f}"
-    return f"{value.mean:.1f} ± {value.half_width:.1f}"
+def _unit(records: Iterable[Record]) -> Unit:
+    """The unit of all scores; that of a run without one where there is none."""
+    records = list(records)
+    scored = [one for one in records if one.score is not None]
+    metrics = list(dict.fromkeys((one.metric, one.percent) for one in scored or records))
+    if scored and len(metrics) > 1:
+        names = ", ".join(f"{name} ({'fractions' if p else 'plain'})" for name, p in metrics)
+        raise ArgumentError(
+            f"Scores of different metrics cannot be compared, got {names}. Remove the records of "
+            "one of them."
+        )
+    metric, percent = metrics[0] if metrics else ("score", True)
+    return unit_for(metric, percent, [one.score for one in scored if one.score is not None])
 
 
 def _roles(normalizers: tuple[str, ...]) -> tuple[str, str]:
@@ -146,69 +173,43 @@ def _roles(normalizers: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _cell(
-    condition: str, normalizer: str, wanted: int, records: Sequence[Record], failed: int
+    place: Place,
+    wanted: Sequence[Specification],
+    records: Sequence[Record],
+    baseline: Sequence[Record],
+    unit: Unit,
 ) -> Cell:
-    diverged = sum(record.accuracy is None for record in records)
+    failed = sum(one.error is not None for one in records)
+    finished = sum(one.score is not None for one in records)
     return Cell(
-        condition,
-        normalizer,
-        _percent([record.accuracy for record in records]),
-        _percent([record.train_mode_accuracy for record in records]),
-        _percent([record.gap for record in records]),
-        wanted,
-        len(records) - diverged,
-        diverged,
+        *place,
+        _estimate(records, lambda one: one.score, unit),
+        _estimate(records, lambda one: one.train_mode_score, unit),
+        _estimate(records, lambda one: one.gap, unit),
+        median_ratio(_step_seconds(records), _step_seconds(baseline)),
+        tuple(sorted({one.lr for one in wanted})),
+        len(wanted),
+        finished,
+        len(records) - failed - finished,
         failed,
-        wanted - len(records) - failed,
+        len(wanted) - len(records),
     )
 
 
-def _percent(fractions: Iterable[float | None]) -> Estimate | None:
-    values = [100 * value for value in fractions if value is not None]
+def _estimate(
+    records: Sequence[Record], of: Callable[[Record], float | None], unit: Unit
+) -> Estimate | None:
+    values = [unit.shown(value) for one in records if (value := of(one)) is not None]
     return estimate(values) if values else None
 
 
-def _conclusion(
-    differences: Sequence[Difference], cells: Sequence[Cell], baseline: str, subject: str
-) -> str:
-    if baseline == subject:
-        return f"Only {title(subject)} was run: there is nothing to compare it with."
-    main = [one for one in differences if one.against == baseline]
-    seeds = max((one.points.count for one in main if one.points), default=0)
-    if seeds == 0:
-        names = f"{title(subject)} and {title(baseline)}"
-        return f"Nothing to conclude: no finished pair of {names}.{_incomplete(cells)}"
-    counted = "1 seed, so no intervals" if seeds == 1 else f"{seeds} paired seeds"
-    text = f"{title(subject).capitalize()} against {title(baseline)} ({counted}): "
-    text += "; ".join(f"{one.condition}: {_verdict(one.points)}" for one in main) + "."
-    for other in dict.fromkeys(one.against for one in differences if one.against != baseline):
-        losses = [
-            f"{one.condition} by {-one.points.mean:.1f} ± {one.points.half_width:.1f}"
-            for one in differences
-            if one.against == other and one.points and one.points.clear and one.points.mean < 0
-        ]
-        if losses:
-            text += f" But {title(other)} beats {title(subject)}: {', '.join(losses)} points."
-    return text + _incomplete(cells)
-
-
-def _verdict(points: Estimate | None) -> str:
-    if points is None:
-        return "no finished pair"
-    if points.half_width is None:
-        return f"{points.mean:+.1f} points"
-    if not points.clear:
-        return f"no difference seen ({points.mean:+.1f} ± {points.half_width:.1f} points)"
-    word = "wins" if points.mean > 0 else "loses"
-    return f"{word} by {abs(points.mean):.1f} ± {points.half_width:.1f} points"
-
-
-def _incomplete(cells: Sequence[Cell]) -> str:
-    counts = {
-        "diverged": sum(cell.diverged for cell in cells),
-        "failed": sum(cell.failed for cell in cells),
-        "missing": sum(cell.missing for cell in cells),
+def _scores(records: Sequence[Record], unit: Unit) -> dict[int, float]:
+    return {
+        one.specification.seed: unit.shown(one.score) for one in records if one.score is not None
     }
-    wanted = sum(cell.wanted for cell in cells)
-    parts = [f"{count} {word}" for word, count in counts.items() if count]
-    return f" Of {wanted} runs: {', '.join(parts)}." if parts else ""
+
+
+def _step_seconds(records: Sequence[Record]) -> dict[int, float]:
+    return {
+        one.specification.seed: one.step_seconds for one in records if one.step_seconds is not None
+    }

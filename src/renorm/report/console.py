@@ -7,14 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from renorm.report.comparison import Cell, Comparison, in_points, title
-from renorm.report.statistics import Estimate
-
-LEGEND = (
-    "accuracy: % of test images in eval mode. train mode: % of test batches composed like the "
-    "training batches, by their own statistics. gap: that less eval mode on the same images. "
-    "± is Student's 95 % interval over seeds."
-)
+from renorm.report.cells import Cell
+from renorm.report.comparison import Comparison
+from renorm.report.legend import legend
+from renorm.report.wording import title
 
 
 def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> None:
@@ -30,8 +26,9 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
     absent = _absent(comparison.cells)
     if absent:
         console.print(f"Runs in no figure: {absent}.", highlight=False, markup=False)
-    console.print(LEGEND, highlight=False)
-    for condition in dict.fromkeys(cell.condition for cell in comparison.cells):
+    words = " ".join(f"{term}: {text}" for term, text in legend(comparison))
+    console.print(words, highlight=False, markup=False)
+    for condition in comparison.conditions:
         if condition in about:
             console.print(f"{condition}: {about[condition]}", highlight=False, markup=False)
     for run, message in comparison.failures.items():
@@ -41,39 +38,49 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
 
 
 def table(comparison: Comparison) -> Table:
-    """The cells, a row each; a condition is named in its first row."""
+    """The cells, a row each, under a row that names the condition."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    grid.add_column("condition", no_wrap=True)
-    grid.add_column("normalizer", no_wrap=True)
-    for heading in ("accuracy", "train mode", "gap"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("runs", justify="right", no_wrap=True)
-    previous = None
-    for cell in comparison.cells:
-        if previous not in (None, cell.condition):
-            grid.add_section()
-        grid.add_row(
-            "" if cell.condition == previous else cell.condition,
-            title(cell.normalizer),
-            _figure(cell.accuracy),
-            _figure(cell.train_mode),
-            _figure(cell.gap),
-            f"{cell.finished}/{cell.wanted}",
-        )
-        previous = cell.condition
+    grid.add_column("", no_wrap=True)
+    for heading in _headings(comparison):
+        grid.add_column(Text(heading), justify="right")
+    for condition in comparison.conditions:
+        grid.add_row(Text(condition, style="bold"))
+        cells = [cell for cell in comparison.cells if cell.condition == condition]
+        for place, cell in enumerate(cells, start=1):
+            row = [f"  {title(cell.normalizer)}", *_figures(comparison, cell)]
+            grid.add_row(*map(Text, row), end_section=place == len(cells))
     return grid
 
 
-def _figure(value: Estimate | None) -> str:
-    return "-" if value is None else in_points(value)
+def _headings(comparison: Comparison) -> list[str]:
+    return [
+        comparison.unit.metric,
+        *(["lead"] if comparison.differences else []),
+        *(["gap"] if comparison.gapped else []),
+        *(["time"] if comparison.timed else []),
+        *(["lr"] if comparison.lrs_differ else []),
+        "runs",
+    ]
+
+
+def _figures(comparison: Comparison, cell: Cell) -> list[str]:
+    unit, lead = comparison.unit, comparison.lead(cell)
+    figures = [unit.figure(cell.score)]
+    if comparison.differences:
+        figures.append("" if lead is None else unit.figure(lead.points, signed=True))
+    if comparison.gapped:
+        figures.append(unit.figure(cell.gap))
+    if comparison.timed:
+        figures.append("-" if cell.time is None else f"{cell.time:.2f}")
+    if comparison.lrs_differ:
+        figures.append(", ".join(f"{lr:g}" for lr in cell.lrs))
+    return [*figures, f"{cell.finished}/{cell.wanted}"]
 
 
 def _absent(cells: tuple[Cell, ...]) -> str:
     """The runs that are in no figure, cell by cell; empty if there are none."""
-    parts = []
-    for cell in cells:
-        counts = {"diverged": cell.diverged, "failed": cell.failed, "missing": cell.missing}
-        words = [f"{count} {word}" for word, count in counts.items() if count]
-        if words:
-            parts.append(f"{cell.condition}, {title(cell.normalizer)}: {', '.join(words)}")
-    return "; ".join(parts)
+    return "; ".join(
+        f"{cell.condition}, {title(cell.normalizer)}: {cell.absent}"
+        for cell in cells
+        if cell.absent
+    )

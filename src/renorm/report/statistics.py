@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from renorm.errors import ArgumentError, MissingExtraError
 
 CONFIDENCE = 0.95
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,41 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate |
     if not common:
         return None
     return estimate([ours[seed] - theirs[seed] for seed in common])
+
+
+def median_ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
+    """The median of ``ours / theirs`` over the seeds that both have; None without one.
+
+    >>> median_ratio({0: 3.0, 1: 2.0, 2: 9.0}, {0: 2.0, 1: 2.0, 2: 3.0})
+    1.5
+    """
+    ratios = [ours[seed] / theirs[seed] for seed in ours.keys() & theirs.keys() if theirs[seed]]
+    return statistics.median(ratios) if ratios else None
+
+
+def seeds_needed(difference: Estimate) -> int | None:
+    """Roughly how many seeds would put 0 outside the interval, were mean and spread as seen.
+
+    The smallest n with ``t(n - 1) * s / sqrt(n) < |mean|``, s the standard deviation seen. Mean
+    and spread are themselves estimates, from two seeds very poor ones.
+
+    Args:
+        difference: a mean difference, usually one that is not clear.
+
+    Returns:
+        At least 2; None where there is no interval to start from, or above 1,000.
+
+    >>> seeds_needed(estimate([1.0, 3.0])), seeds_needed(estimate([-1.0, 1.0]))
+    (5, None)
+    """
+    if difference.half_width is None or difference.mean == 0:
+        return None
+    quantile = _student_quantile(difference.count - 1)
+    spread = difference.half_width * math.sqrt(difference.count) / quantile
+    for count in range(2, MOST_SEEDS + 1):
+        if _student_quantile(count - 1) * spread / math.sqrt(count) < abs(difference.mean):
+            return count
+    return None
 
 
 def _student_quantile(degrees: int) -> float:
