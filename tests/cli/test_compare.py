@@ -18,7 +18,7 @@ class Training:
         self.done: list[Specification] = []
         self.event: dict[int, BaseException | str] = {}
 
-    def __call__(self, specification: Specification) -> Record:
+    def __call__(self, specification: Specification, data: Path | None = None) -> Record:
         event = self.event.get(len(self.done))
         if isinstance(event, BaseException):
             if isinstance(event, Exception):
@@ -46,11 +46,12 @@ def test_table_conclusion_and_records(
     assert cli.main(SMALL) == cli.DONE == 0
     captured = capsys.readouterr()
     out = " ".join(captured.out.split())
-    assert "clustered batch norm 20.0 ± 0.0 90.0 ± 0.0 70.0 ± 0.0 2/2" in out
+    assert "clustered batch norm 20.0 ± 0.0 +70.0 ± 0.0 70.0 ± 0.0 2/2" in out
     assert "clustered: statistics per 4 examples of ONE class; groups take classes in turn" in out
-    assert "clustered: wins by 70.0 ± 0.0 points." in out
+    assert "Batch renorm beats batch norm by 70.0 ± 0.0 points in clustered." in out
     assert "6 of 6: group_norm, clustered, seed 1: 20.0 % (0 s left)" in captured.err
-    assert "Records: compare.jsonl" in captured.err
+    assert "Records: compare.jsonl\nPage: compare.html" in captured.err
+    assert "by 70.0 ± 0.0 points in clustered" in Path("compare.html").read_text()
     assert len(Store(Path("compare.jsonl")).read()[0]) == 6
 
 
@@ -71,7 +72,7 @@ def test_every_option_reaches_the_runs(training: Training) -> None:
     )
     assert cli.main(["compare", "--workers", "1", *options.split()]) == 0
     assert training.done == [
-        Specification("digits", normalizer, condition, 0, 12, 0.5, 16, 8)
+        Specification("digits", "convnet", normalizer, condition, 0, 12, 0.5, 16, 8)
         for condition in ("iid", "microbatch")
         for normalizer in ("batch_norm", "group_norm", "slow_batch_norm")
     ]
@@ -122,13 +123,18 @@ def test_a_torn_line_is_reported(training: Training, capsys: pytest.CaptureFixtu
     [
         ("--normalizers batchnorm", "Did you mean 'batch_norm'?"),
         ("--normalizers ,", "At least one normalizer is needed"),
-        ("--conditions clusterd", "There are iid, microbatch, clustered, two_classes."),
+        ("--conditions clusterd", "There are iid, microbatch, clustered, "),
         ("--seeds -1", "got -1"),
         ("--steps 0", "got 0"),
         ("--lr -1", "got -1.0"),
         ("--batch-size 30", "a batch of 30 and groups of 4"),
         ("--workers 0", "got 0"),
         ("--out no/such/folder.jsonl", "Give another file, in a folder that is there"),
+        ("--task digts", "Did you mean 'digits'?"),
+        ("--model resnet", "no model 'resnet'"),
+        ("--task nowhere.py:Mine", "no file nowhere.py"),
+        ("--rates 0.1 -1", "above 0 and finite, got -1.0"),
+        ("--memory 0", "above 0, got 0.0"),
     ],
 )
 def test_a_mistake_is_explained_with_exit_code_2(
@@ -172,7 +178,7 @@ def test_real_runs_end_to_end(
     monkeypatch.chdir(tmp_path)
     arguments = ["compare", "--seeds", "1", "--steps", "10", "--workers", "1"]
     assert cli.main(arguments) == 0
-    assert "1 seed, so no intervals" in " ".join(capsys.readouterr().out.split())
+    assert "One seed says nothing about spread" in " ".join(capsys.readouterr().out.split())
     records, warning = Store(Path("compare.jsonl")).read()
     assert len(records) == 9
     assert warning is None

@@ -1,6 +1,7 @@
 """``renorm compare``: train the normalizers side by side and show the difference."""
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from renorm.lab.experiment import DEFAULT_NORMALIZERS, Grid, Result, complete
 from renorm.lab.pool import Site, memory_share
 from renorm.lab.store import Store
 from renorm.lab.tasks import template
-from renorm.report import comparison, console
+from renorm.report import comparison, console, page
 
 Names = Annotated[
     tuple[str, ...],
@@ -149,12 +150,35 @@ def _split(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part for name in names for part in name.split(",") if part.strip())
 
 
+def _command(grid: Grid, out: Path) -> str:
+    """The command that gives this comparison, with every setting of it."""
+    single = {
+        "task": grid.task.name,
+        "model": grid.task.model,
+        "seeds": grid.seeds,
+        "steps": grid.steps,
+        "lr": f"{grid.lr:g}",
+        "batch-size": grid.batch_size,
+        "group-size": grid.group_size,
+        "out": out,
+    }
+    several = {"normalizers": grid.normalizers, "conditions": grid.conditions}
+    words = ["renorm", "compare"]
+    for name, value in single.items():
+        words += [f"--{name}", str(value)] if value else []
+    for name, values in (several | {"rates": [f"{rate:g}" for rate in grid.rates]}).items():
+        words += [f"--{name}", *values] if values else []
+    return shlex.join(words)
+
+
 def _show(grid: Grid, result: Result, out: Path, messages: Console) -> int:
     if result.warning:
         messages.print(result.warning)
     shown = comparison.compare(result.wanted, result.records.values())
     console.show(shown, Console(), grid.about())
-    messages.print(f"Records: {out}")
+    at = out.with_suffix(".html")
+    page.write(at, shown, result.records.values(), grid.about(), _command(grid, out))
+    messages.print(f"Records: {out}\nPage: {at}")
     if result.interrupted:
         messages.print("Interrupted. Run the same command again to do the missing runs.")
         return INTERRUPTED

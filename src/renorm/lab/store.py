@@ -59,7 +59,7 @@ class Store:
             if last is None:
                 warning = (
                     f"{self.path}, line {len(lines) + 1} was cut off while it was written; its "
-                    "run is done again."
+                    "run counts as missing."
                 )
             else:
                 found.append(last)
