@@ -1,9 +1,9 @@
 """``renorm compare``, killed again and again, against the same left alone.
 
 The command is started, ended by SIGKILL at a random moment, and started again, until it has been
-killed as often as asked for; then it may end. The moments are drawn within the time that the grid
-has left by the pace of the undisturbed one, so all stages are met. The table that it prints, and the
-records, must be those of the undisturbed grid: no run lost, none done twice.
+killed as often as asked for; then it may end. The moments are drawn from the time that the
+undisturbed grid takes, divided by the kills. The records, and the table but for its times, must be
+those of the undisturbed grid: no run lost, none done twice.
 
     python benchmarks/compare_killed.py
     python benchmarks/compare_killed.py --kills 20 --seed 1 -- --conditions clustered --steps 200
@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from renorm.lab.store import Store
-from renorm.report.records import from_line
+from renorm.report import comparison
+from renorm.report.records import Record, from_line
 
 GRID = "--normalizers batch_norm batch_renorm group_norm cross_iteration --seeds 3"
 
@@ -85,8 +87,17 @@ def compare(whole: Path, resumed: Path) -> None:
         runs = [from_line(line).specification for line in lines]
         if len(set(runs)) != len(runs):
             raise RuntimeError(f"{path} has {len(runs)} lines for {len(set(runs))} runs.")
-    if Store(whole).read()[0] != Store(resumed).read()[0]:
+    one, other = (Store(path).read()[0] for path in (whole, resumed))
+    if one != other:
         raise RuntimeError("The records of the resumed grid are not those of the other.")
+    tables = [comparison.compare(list(one), map(untimed, runs.values())) for runs in (one, other)]
+    if tables[0] != tables[1]:
+        raise RuntimeError("The tables differ.")
+
+
+def untimed(record: Record) -> Record:
+    """The record without what a clock gave."""
+    return replace(record, step_seconds=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,14 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole, resumed = Path(folder, "whole.jsonl"), Path(folder, "resumed.jsonl")
         started = time.monotonic()
-        expected = finished(start(whole, options))
+        finished(start(whole, options))
         seconds = time.monotonic() - started
         print(f"undisturbed: {seconds:.1f} s, {len(Store(whole).read()[0])} records", flush=True)
         printed = killed(resumed, options, given.kills, seconds, random.Random(given.seed))
         compare(whole, resumed)
-    if printed != expected:
-        raise RuntimeError(f"The tables differ:\n{expected}\n{printed}")
-    print("resumed: the same records, each once, and the same table:\n")
+    print("resumed: the same records, each once, and but for the times the same table:\n")
     print(printed)
     return 0
 
