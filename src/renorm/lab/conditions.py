@@ -132,8 +132,8 @@ class Clustered:
         return chosen
 
 
-def check_sizes(batch_size: int, group_size: int) -> None:
-    """Refuse sizes that do not split a batch into equal groups."""
+def check_sizes(batch_size: int, group_size: int, ranks: int = 1) -> None:
+    """Refuse sizes that do not split a batch into equal groups, equally many for each rank."""
     if batch_size < 1 or group_size < 1 or batch_size % group_size:
         raise ArgumentError(
             f"A batch is split into equal groups, so the batch size must be a positive multiple "
@@ -143,6 +143,12 @@ def check_sizes(batch_size: int, group_size: int) -> None:
         raise ArgumentError(
             "A group of one example has hardly any statistics of its own, got a group size of 1. "
             "Give at least 2."
+        )
+    if batch_size // group_size % ranks:
+        raise ArgumentError(
+            f"Each of {ranks} processes takes equally many groups of a batch, so the batch size "
+            f"must be a multiple of {ranks} x {group_size}, got {batch_size}. Change the batch "
+            "size, the group size or the number of processes."
         )
 
 
