@@ -25,7 +25,7 @@ from renorm.lab.training import run
 from renorm.report.records import Record, Specification
 
 FOREVER = timedelta(days=365)  # how long the others train, and whether they live, torchrun watches
-FAREWELL = timedelta(seconds=5)
+FAREWELL = timedelta(seconds=2)
 
 
 def world() -> int:
