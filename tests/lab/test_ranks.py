@@ -156,6 +156,13 @@ def test_groups_that_do_not_divide_among_the_ranks_are_refused(
     check_sizes(ranks * group, group, ranks)
 
 
+def test_what_ranks_share_is_said() -> None:
+    grid = Grid.of("digits", conditions=("iid",), ranks=2)
+    told = "batches of 32 at random, one group; each of 2 processes takes its share"
+    assert grid.about() == {"iid": told}
+    assert {one.ranks for one in grid.specifications()} == {2}
+
+
 class Apart(Task):
     """A task with a loop of its own."""
 

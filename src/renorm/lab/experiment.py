@@ -133,7 +133,8 @@ class Grid:
     def about(self) -> dict[str, str]:
         """Each condition in a line, with this grid's sizes."""
         sizes = {"batch": self.batch_size, "group": self.group_size}
-        return {name: CONDITIONS[name].about.format(**sizes) for name in self.conditions}
+        shared = f"; each of {self.ranks} processes takes its share" if self.ranks > 1 else ""
+        return {name: CONDITIONS[name].about.format(**sizes) + shared for name in self.conditions}
 
     def _specification(
         self, place: tuple[str, str], seed: int, lr: float | None, split: str

@@ -79,6 +79,8 @@ class Launch:
         that of the first to fail last. The death of a process is torchrun's to see, which ends the
         others; the same command then does what is missing. With nccl, ranks that wait for one that
         has failed are ended by torch's watchdog instead, and torchrun ends all.
+
+        Times in a record are those of rank 0.
         """
         for specification in specifications:
             self._turn += 1
