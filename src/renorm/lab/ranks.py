@@ -60,7 +60,7 @@ class Ranks:
         """The mean of a scalar over the ranks; not finite in all of them if it is not in one."""
         if self.world == 1:
             return value.item()
-        total = value.detach().clone()
+        total = value.detach().to(torch.float64, copy=True)
         dist.all_reduce(total)
         return total.item() / self.world
 
