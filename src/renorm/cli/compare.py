@@ -1,8 +1,9 @@
 """``renorm compare``: train the normalizers side by side and show the difference."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -179,7 +180,8 @@ def _executor(
                 "Ray starts processes of its own and watches their memory: --ray goes neither with "
                 "--memory nor with torchrun. Leave one of them out."
             )
-        with cluster.joined(ray, workers) as joined:
+        # Ray tells of deaths on stdout, which is for the table
+        with redirect_stdout(sys.stderr), cluster.joined(ray, workers) as joined:
             yield joined.run_all, Site(workers=joined.slots)
     elif launch.world() > 1:
         with launch.led() as led:
