@@ -29,7 +29,7 @@ GRID = "--normalizers batch_norm batch_renorm group_norm cross_iteration --seeds
 
 def start(out: Path, options: Sequence[str]) -> "subprocess.Popen[str]":
     """The command, on this results file."""
-    command = [sys.executable, "-m", "renorm.cli", "compare", "--out", str(out), *options]
+    command = [sys.executable, "-m", "renorm", "compare", "--out", str(out), *options]
     environment = {**os.environ, "COLUMNS": "100"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment

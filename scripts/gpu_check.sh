@@ -52,7 +52,7 @@ import re, torch
 print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"))')
 results=${RESULTS:-benchmarks/results}
 mkdir -p "$results"
-timeout 170 "$python" -m renorm.cli bench --device cuda --full --json "$results/$device.jsonl" ||
+timeout 170 "$python" -m renorm bench --device cuda --full --json "$results/$device.jsonl" ||
     status=$?
 [ "$status" -eq 0 ] || echo "gpu_check: something above failed ($status)" >&2
 exit "$status"

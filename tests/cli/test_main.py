@@ -124,7 +124,7 @@ def test_a_verb_is_loaded_when_it_is_called() -> None:
 
 def test_the_module_is_the_command() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "renorm.cli", "--version"],
+        [sys.executable, "-m", "renorm", "--version"],
         capture_output=True,
         text=True,
         check=True,

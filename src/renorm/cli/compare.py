@@ -2,6 +2,9 @@
 
 import os
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +14,10 @@ from rich.console import Console
 
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
 from renorm.cli.progress import Display
-from renorm.lab.experiment import DEFAULT_NORMALIZERS, Grid, Result, complete
-from renorm.lab.pool import Site, memory_share
+from renorm.errors import ArgumentError
+from renorm.lab import cluster, launch
+from renorm.lab.experiment import DEFAULT_NORMALIZERS, Execute, Grid, Result, complete
+from renorm.lab.pool import Site, memory_share, run_all
 from renorm.lab.store import Store
 from renorm.lab.tasks import template
 from renorm.report import comparison, console, page
@@ -44,6 +49,7 @@ def compare(
     out: Path = Path("compare.jsonl"),
     workers: int = WORKERS,
     memory: float | None = None,
+    ray: str | None = None,
     init: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Train the same net with each normalizer, and show where batch norm fails.
@@ -75,12 +81,19 @@ def compare(
     `renorm compare --seeds 5` after `renorm compare` adds two seeds. Runs that failed are tried
     again.
 
+    Several processes share each run when torchrun starts them, and each machine of a Ray cluster
+    does some of the runs with `--ray`; see these two below.
+
     To begin with:
 
     - `renorm compare`
     - `renorm compare --conditions clustered --seeds 10`
     - `renorm compare --normalizers batch_norm batch_renorm --group-size 2`
     - `renorm compare --init`, then `renorm compare --task my_task.py:MyTask`
+    - `torchrun --nproc-per-node 2 -m renorm compare`: each run data-parallel on two processes, by
+      DistributedDataParallel as it comes; each normalizes its own share of a batch, and eval
+      knows rank 0's running statistics. Results are kept apart from those of one process.
+    - `renorm compare --ray auto`: the runs on all machines of the Ray cluster this one belongs to
 
     Parameters
     ----------
@@ -116,9 +129,18 @@ def compare(
     memory
         GiB of data that each process may hold; the machine's divided by workers without, where
         the system can bound it.
+    ray
+        Do the runs on a Ray cluster, one a CPU, instead of in worker processes: its address,
+        `auto` for the one that this machine belongs to, or `local` for a new one of this machine
+        alone, with `--workers` CPUs.
+        Each machine has renorm and the data sets, at the same path. A run whose process or machine
+        dies is done again elsewhere.
     init
         Write my_task.py, a small task of your own to begin with, and train nothing.
     """
+    if launch.follows():
+        launch.follow()
+        return DONE
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if init:
         path = template.write(Path())
@@ -136,14 +158,38 @@ def compare(
         batch_size=batch_size,
         group_size=group_size,
         rates=rates,
+        ranks=launch.world(),
     )
     if sweep_lr and not rates:
         grid = replace(grid, rates=tuple(float(f"{grid.lr * factor:.2g}") for factor in FACTORS))
-    if memory is None and workers > 1:
-        memory = memory_share(workers)
-    with Display(Console(stderr=True)) as display:
-        result = complete(grid, Store(out), Site(data_dir, workers, memory), display)
+    with (
+        _executor(ray, workers, memory) as (execute, site),
+        Display(Console(stderr=True)) as display,
+    ):
+        result = complete(grid, Store(out), replace(site, data=data_dir), display, execute)
     return _show(grid, result, out, messages)
+
+
+@contextmanager
+def _executor(
+    ray: str | None, workers: int, memory: float | None
+) -> Iterator[tuple[Execute, Site]]:
+    """What does the runs, and how many at a time."""
+    if ray is not None:
+        if memory is not None or launch.world() > 1:
+            raise ArgumentError(
+                "Ray starts processes of its own and watches their memory: --ray goes neither with "
+                "--memory nor with torchrun. Leave one of them out."
+            )
+        # Ray tells of deaths on stdout, which is for the table
+        with redirect_stdout(sys.stderr), cluster.joined(ray, workers) as joined:
+            yield joined.run_all, Site(workers=joined.slots)
+    elif launch.world() > 1:
+        with launch.led() as led:
+            yield led.run_all, Site()
+    else:
+        bound = memory_share(workers) if memory is None and workers > 1 else memory
+        yield run_all, Site(workers=workers, memory=bound)
 
 
 def _split(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ class Grid:
         for rate in (self.lr, *self.rates):
             if not (rate > 0 and math.isfinite(rate)):
                 raise ArgumentError(f"A learning rate is above 0 and finite, got {rate}.")
-        check_sizes(self.batch_size, self.group_size)
+        check_sizes(self.batch_size, self.group_size, self.ranks)
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
@@ -133,7 +133,8 @@ class Grid:
     def about(self) -> dict[str, str]:
         """Each condition in a line, with this grid's sizes."""
         sizes = {"batch": self.batch_size, "group": self.group_size}
-        return {name: CONDITIONS[name].about.format(**sizes) for name in self.conditions}
+        shared = f"; each of {self.ranks} processes takes its share" if self.ranks > 1 else ""
+        return {name: CONDITIONS[name].about.format(**sizes) + shared for name in self.conditions}
 
     def _specification(
         self, place: tuple[str, str], seed: int, lr: float | None, split: str
@@ -284,6 +285,14 @@ def check_fit(grid: Grid) -> None:
     Raises:
         ArgumentError: as the task says it.
     """
+    with users_code(grid.task.name):
+        task = load(grid.task.name, grid.task.model, grid.data)
+    if grid.ranks > 1 and not task.data_parallel:
+        raise ArgumentError(
+            f"A run of the task {grid.task.name} cannot be shared by {grid.ranks} processes: it "
+            "has a training loop of its own. Start it without torchrun; --workers trains several "
+            "runs at a time."
+        )
     wanted = (*grid.search(), *grid.specifications())
     firsts = {(one.condition, one.normalizer, one.split): one for one in wanted}
     for specification in firsts.values():

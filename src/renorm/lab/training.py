@@ -4,26 +4,44 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+from renorm.errors import ArgumentError
 from renorm.lab.conditions import CONDITIONS
 from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.lab.normalizers import NORMALIZERS
+from renorm.lab.ranks import ALONE, Ranks
 from renorm.lab.tasks import Outcome, Plan, Task
-from renorm.lab.tasks.registry import load
-from renorm.report.records import Record, Specification
+from renorm.lab.tasks.registry import check_source, load
+from renorm.report.records import RECIPE, Record, Specification
 
 
-def run(specification: Specification, data: Path | None = None) -> Record:
+def run(specification: Specification, data: Path | None = None, ranks: Ranks = ALONE) -> Record:
     """Train and test one net; the same specification gives the same record, whatever ran before.
 
     Args:
         specification: what to run, with names from the tables of this package.
         data: folder of the data sets; None for the default.
+        ranks: the processes that share it; each of them calls this.
+
+    Raises:
+        ArgumentError: it is a run of another number of ranks, of another version of this package
+            that trains otherwise, or of another version of a user's file.
     """
+    if ranks.world != specification.ranks:
+        raise ArgumentError(
+            f"This run is shared by {specification.ranks} processes, but here are {ranks.world}. "
+            f"Start it with: torchrun --nproc-per-node {specification.ranks} -m renorm compare"
+        )
+    if specification.recipe != RECIPE:
+        raise ArgumentError(
+            f"This version of renorm trains by recipe {RECIPE}, but the run is of recipe "
+            f"{specification.recipe}. Install one version of renorm on all machines."
+        )
+    check_source(specification.task, specification.source)
     started = time.process_time()
     task = task_of(specification, data)
     with isolated(specification.seed):
-        outcome = task.train(plan(specification))
+        outcome = task.train(plan(specification, ranks))
     return Record(
         specification,
         task.metric.name,
@@ -39,10 +57,11 @@ def task_of(specification: Specification, data: Path | None = None) -> Task:
     return load(specification.task, specification.model, data)
 
 
-def plan(specification: Specification) -> Plan:
+def plan(specification: Specification, ranks: Ranks = ALONE) -> Plan:
     """The run with its names looked up."""
     return Plan(
         specification,
         NORMALIZERS[specification.normalizer],
         CONDITIONS[specification.condition],
+        ranks,
     )

@@ -59,16 +59,23 @@ class Condition:
         return self.train_view is not None or self.test_view is not None
 
 
-def check_sizes(batch_size: int, group_size: int) -> None:
-    """Refuse sizes that do not split a batch into equal groups.
+def check_sizes(batch_size: int, group_size: int, ranks: int = 1) -> None:
+    """Refuse sizes that do not split a batch into equal groups, equally many for each rank.
 
     Raises:
-        ArgumentError: a size below 1, or a batch that is no multiple of the group.
+        ArgumentError: a size below 1, a batch that is no multiple of the group, or groups that
+            do not divide among the ranks.
     """
     if batch_size < 1 or group_size < 1 or batch_size % group_size:
         raise ArgumentError(
             f"A batch is split into equal groups, so the batch size must be a positive multiple "
             f"of the group size, got a batch of {batch_size} and groups of {group_size}."
+        )
+    if batch_size // group_size % ranks:
+        raise ArgumentError(
+            f"Each of {ranks} processes takes equally many groups of a batch, so the batch size "
+            f"must be a multiple of {ranks} x {group_size}, got {batch_size}. Change the batch "
+            "size, the group size or the number of processes."
         )
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from renorm.lab.conditions import Condition
 from renorm.lab.normalizers import Normalizer
+from renorm.lab.ranks import ALONE, Ranks
 from renorm.report.records import Corrections, Specification
 
 
@@ -32,11 +33,13 @@ class Plan:
         specification: what to run.
         normalizer: what stands where the model has nn.BatchNorm.
         condition: how batches are put together.
+        ranks: the processes that share the run's batches.
     """
 
     specification: Specification
     normalizer: Normalizer
     condition: Condition
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Task(ABC):
     Most tasks are ``Supervised``, which has the training loop; a task with a loop of its own
     (reinforcement learning) is a direct subclass.
 
-    The class attributes are the settings of a run where none are given.
+    The class attributes are the settings of a run where none are given; ``data_parallel`` says
+    whether ``train`` heeds ``Plan.ranks``, so that several processes may share a run.
     """
 
     metric: ClassVar[Metric]
@@ -68,6 +72,7 @@ class Task(ABC):
     batch_size: ClassVar[int] = 32
     group_size: ClassVar[int] = 4
     conditions: ClassVar[tuple[str, ...]] = ("iid", "microbatch", "clustered")
+    data_parallel: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, plan: Plan) -> None:

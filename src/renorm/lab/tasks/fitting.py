@@ -81,11 +81,16 @@ def normalized(model: nn.Module, plan: Plan, examples: Examples) -> nn.Module:
     if group == specification.batch_size or _part_size(plan):
         group = None
     example, _ = examples.batch(torch.arange(min(2, len(examples))))
-    return plan.normalizer.apply(model, Setting(group, specification.steps, example))
+    model = plan.normalizer.apply(model, Setting(group, specification.steps, example))
+    return model.to(plan.ranks.device)
 
 
 def fit(model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, plan: Plan) -> Course:
-    """Train in place, with a learning rate that falls to 0 along a cosine."""
+    """Train in place, with a learning rate that falls to 0 along a cosine.
+
+    With several ranks each trains on its share of every batch. They take the same steps, and
+    course and weights are the same in all.
+    """
     monitor = corrections.monitor_of(model, plan.specification.steps)
     if monitor is None:
         return _trained(model, optimizer, problem, plan)
@@ -102,21 +107,21 @@ def _trained(
     plan: Plan,
     monitor: Monitor | None = None,
 ) -> Course:
-    specification, course = plan.specification, Course()
+    specification, ranks, course = plan.specification, plan.ranks, Course()
     steps, labels, part = specification.steps, labels_of(problem.train), _part_size(plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    marks = {math.ceil(steps * part / POINTS) for part in range(1, POINTS + 1)}
+    marks = {math.ceil(steps * point / POINTS) for point in range(1, POINTS + 1)}
     late = steps - math.ceil(steps / POINTS)
     order, views = (stream(specification.seed, purpose) for purpose in (ORDER, VIEWS))
     batches = sampler_of(plan).batches(labels, order)
     model.train()
+    net = ranks.wrap(_InParts(model, part))
     for step, indices in enumerate(islice(batches, steps), start=1):
-        inputs, targets = problem.train.batch(indices)
-        inputs = _viewed(inputs, plan.condition.train_view, specification.group_size, views)
+        inputs, targets = _share(problem.train, indices, plan, views)
         started = time.process_time()
         with _one_step_of_the_statistics(model, part):
-            loss = problem.loss(forward(model, inputs, part), targets)
-            value = loss.item()
+            loss = problem.loss(net(inputs), targets)
+            value = ranks.mean(loss)
             if not math.isfinite(value):
                 course.diverged_at = step
                 return course
@@ -130,12 +135,47 @@ def _trained(
         if step > late:
             course.losses.append(value)
         if step in marks:
-            outputs, answers = evaluate(model, problem, plan)
-            if not outputs.isfinite().all():
+            score = ranks.first(lambda: _score(model, problem, plan))
+            if score is None:
                 course.diverged_at = step
                 return course
-            course.curve.append((step, problem.score(outputs, answers)))
+            course.curve.append((step, score))
     return course
+
+
+class _InParts(nn.Module):
+    """The training forward of a batch as one call, whatever parts it is done in.
+
+    DistributedDataParallel overwrites running statistics before a forward, which must not happen
+    between the forwards that one backward goes through.
+    """
+
+    def __init__(self, model: nn.Module, part: int | None) -> None:
+        super().__init__()
+        self.model, self.part = model, part
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return forward(self.model, inputs, self.part)
+
+
+def _share(
+    examples: Examples, indices: Tensor, plan: Plan, views: Generator
+) -> tuple[Tensor, Tensor]:
+    """The rank's part of a training batch; a view is drawn for the whole, as in one process."""
+    ranks, view = plan.ranks, plan.condition.train_view
+    if view is None:
+        inputs, targets = examples.batch(ranks.share(indices))
+    else:
+        inputs, targets = examples.batch(indices)
+        inputs = ranks.share(view(inputs, plan.specification.group_size, views))
+        targets = ranks.share(targets)
+    return inputs.to(ranks.device), targets.to(ranks.device)
+
+
+def _score(model: nn.Module, problem: Problem, plan: Plan) -> float | None:
+    """The score on the test examples in eval mode; None if an output is not finite."""
+    outputs, answers = evaluate(model, problem, plan)
+    return problem.score(outputs, answers) if outputs.isfinite().all() else None
 
 
 def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
@@ -155,7 +195,7 @@ def evaluate(model: nn.Module, problem: Problem, plan: Plan) -> tuple[Tensor, Te
         for indices in torch.arange(len(test)).split(problem.chunk):
             inputs, targets = test.batch(indices)
             inputs = _viewed(inputs, plan.condition.test_view, specification.group_size, generator)
-            outputs.append(model(inputs))
+            outputs.append(model(inputs.to(plan.ranks.device)).cpu())
             answers.append(targets)
     model.train()
     return torch.cat(outputs), torch.cat(answers)
@@ -166,22 +206,26 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, f
 
     There are as many batches as cover the test examples once, however often a batch repeats one.
     Each is seen in train mode by a copy of the model, so all meet the running statistics that the
-    training left; ``model`` is put in eval mode and else stays as it is.
+    training left; ``model`` is put in eval mode and else stays as it is. With several ranks each is
+    given its share of a batch, as in training, and the running statistics are those of rank 0.
     """
-    test, specification = problem.test, plan.specification
+    test, specification, ranks = problem.test, plan.specification, plan.ranks
     draw = stream(specification.seed, TEST)
     batches = sampler_of(plan).batches(labels_of(test), draw)
     first = next(batches)
     drawn = [first, *islice(batches, math.ceil(len(test) / len(first.unique())) - 1)]
     views = stream(specification.seed, TEST_VIEWS)
     in_train, in_eval, answers = [], [], []
+    ranks.align(model)
     model.eval()
     with torch.no_grad():
         for indices in drawn:
             inputs, targets = test.batch(indices)
             inputs = _viewed(inputs, plan.condition.test_view, specification.group_size, views)
-            in_train.append(forward(copy.deepcopy(model).train(), inputs, _part_size(plan)))
-            in_eval.append(model(inputs))
+            inputs = ranks.share(inputs).to(ranks.device)
+            trained = forward(copy.deepcopy(model).train(), inputs, _part_size(plan))
+            in_train.append(ranks.joined(trained).cpu())
+            in_eval.append(ranks.joined(model(inputs)).cpu())
             answers.append(targets)
     targets = torch.cat(answers)
     return (

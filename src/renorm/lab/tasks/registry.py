@@ -173,6 +173,32 @@ def users_code(name: str) -> Iterator[None]:
         ) from error
 
 
+def file_of(name: str) -> tuple[str, bytes] | None:
+    """Name and content of the file of a user's own task; None where a task is imported."""
+    place = Path(name.rpartition(":")[0])
+    return (place.name, place.read_bytes()) if place.suffix == ".py" else None
+
+
+def check_source(name: str, source: str) -> None:
+    """Refuse to run another version of a user's file than the one that a run is of.
+
+    Args:
+        name: as ``find`` gave it.
+        source: fingerprint of the file, as ``find`` gave it; empty to ask for none.
+
+    Raises:
+        ArgumentError: the file that this process has read is another one.
+    """
+    if source and _fingerprint(name) != source:
+        raise ArgumentError(
+            f"The file of the task {name} is not the one that the run was asked for with (its "
+            f"fingerprint is {_fingerprint(name)}, asked for was {source}): it was changed "
+            "meanwhile, or differs from machine to machine. Run the same command again."
+        )
+
+
+@cache
 def _fingerprint(name: str) -> str:
+    """Of the file as it is when first asked for, which is right after it was read."""
     file = _module(name.rpartition(":")[0]).__file__
     return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]

@@ -43,6 +43,7 @@ class Supervised(Task):
 
     metric: ClassVar[Metric] = Metric("accuracy", "% of test examples classified rightly")
     chunk: ClassVar[int] = 1000
+    data_parallel: ClassVar[bool] = True
 
     @abstractmethod
     def data(self) -> tuple[Examples, Examples]:
@@ -53,7 +54,7 @@ class Supervised(Task):
         """A new model, its weights drawn from torch's generator."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar: here cross-entropy of scores (n, classes)."""
+        """The loss of a batch, a scalar, the mean over its examples: here cross-entropy."""
         return F.cross_entropy(outputs, targets)
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:

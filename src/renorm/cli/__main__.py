@@ -1,7 +1,0 @@
-"""``python -m renorm.cli``: the command line where its script is not installed."""
-
-import sys
-
-from renorm.cli import main
-
-sys.exit(main())
