@@ -36,7 +36,8 @@ class MetricLearning(Supervised):
     metric: ClassVar[Metric] = Metric(
         "recall@1", "% of test images whose nearest neighbour is of their class, one never seen"
     )
-    steps: ClassVar[int] = 400
+    steps: ClassVar[int] = 200
+    lr: ClassVar[float] = 0.05
     conditions: ClassVar[tuple[str, ...]] = ("pk", "clustered")
 
     def __init__(self, images: Callable[[], Images], model: str) -> None:

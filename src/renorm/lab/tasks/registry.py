@@ -89,7 +89,7 @@ TASKS = {
         Entry(
             "omniglot",
             "metric learning: handwritten characters, tested on some never seen",
-            ("convnet", "vgg", "resnet20", "resnet18"),
+            ("vgg", "convnet", "resnet20", "resnet18"),
             lambda model, folder: MetricLearning(partial(data.omniglot, folder), model),
         ),
         Entry(
