@@ -83,9 +83,10 @@ def _batch(path: Path) -> tuple[Tensor, Tensor, bool]:
         return *_tensors(*_parsed(held)), False
     try:
         pixels, labels = _parsed(held)
+        inside = files.md5(pixels.tobytes() + labels)
     except Exception as error:  # a damaged pickle raises nearly anything
         raise files.damaged(path, found, published) from error
-    if files.md5(pixels.tobytes() + labels) != JPEG_COPIES[path.name]:
+    if inside != JPEG_COPIES[path.name]:
         raise files.damaged(path, found, published)
     return *_tensors(pixels, labels), True
 
