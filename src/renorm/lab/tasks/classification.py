@@ -86,5 +86,6 @@ class Mnist(Classification):
 class Cifar10(Classification):
     """CIFAR-10: the images take a larger net, which is judged by fewer of them."""
 
-    steps: ClassVar[int] = 300
-    judged: ClassVar[int] = 2000
+    steps: ClassVar[int] = 400
+    lr: ClassVar[float] = 0.05
+    judged: ClassVar[int] = 1000

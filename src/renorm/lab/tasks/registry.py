@@ -82,7 +82,7 @@ TASKS = {
         ),
         Entry(
             "cifar10",
-            "CIFAR-10, 50,000 photographs of 32 x 32, judged by 2,000 of the test images",
+            "CIFAR-10, 50,000 photographs of 32 x 32, judged by 1,000 of the test images",
             ("resnet20", "convnet", "mlp", "vgg", "resnet18"),
             lambda model, folder: Cifar10(partial(data.cifar10, folder), model),
         ),
