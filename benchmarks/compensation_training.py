@@ -23,11 +23,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 import renorm
-from renorm.bench.resnet import Block
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import Images
 from renorm.lab.isolation import isolated
+from renorm.lab.models.resnet import Block
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.nn import CrossIterationBatchNorm2d
 from renorm.reference import as_patches, centred_first_order, centred_recomputed, observe

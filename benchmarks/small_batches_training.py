@@ -22,11 +22,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import renorm
 from renorm import limits
-from renorm.bench.resnet import Block
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import Images
 from renorm.lab.isolation import isolated
+from renorm.lab.models.resnet import Block
 from renorm.lab.names import known
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import renorm
 from renorm.bench.providers import mid_ramp
-from renorm.bench.resnet import Block
+from renorm.lab.models.resnet import Block
 
 BASELINE, NO_SYNC = "nn.BatchNorm", "batch renorm"
 RUNNING, NO_BROADCAST, BATCH = 'sync="running"', "running, no broadcast", 'sync="batch"'

@@ -26,3 +26,7 @@ class MissingExtraError(RenormError, ImportError):
 
 class RecordError(RenormError):
     """A results file holds something that is not a record of this package."""
+
+
+class DataError(RenormError):
+    """A data set is not where it was looked for, or a file of it is damaged."""

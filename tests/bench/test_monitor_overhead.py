@@ -10,6 +10,7 @@ from torch import nn
 
 from renorm import convert
 from renorm.bench import resnet
+from renorm.lab.models.resnet import Block
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -53,7 +54,7 @@ def test_it_runs_and_keeps_what_it_measured(
 ) -> None:
     def tiny() -> nn.Module:
         head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, resnet.CLASSES)]
-        return nn.Sequential(resnet.Block(3, 8, 2), *head)
+        return nn.Sequential(Block(3, 8, 2), *head)
 
     nets = {"nn.BatchNorm": tiny, "renorm": lambda: convert(tiny())}
     monkeypatch.setattr(script.resnet, "variants", lambda kernel: nets)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from renorm.errors import ArgumentError
-from renorm.lab.tasks import Task
+from renorm.lab.data import Images
 from renorm.limits import over
 from renorm.nn import BatchRenorm2d
 
@@ -61,7 +61,7 @@ def write_idx(folder: Path, name: str, values: np.ndarray) -> None:
 
 
 @pytest.fixture
-def task(script: Any, data: Path) -> Task:
+def images(script: Any, data: Path) -> Images:
     return script.load(data)
 
 
@@ -133,22 +133,22 @@ def test_workers_share_parameters_and_nothing_else(training: Any, normalizer: st
     assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_a_step_is_gradient_accumulation_over_the_workers(training: Any, task: Task) -> None:
-    images, labels = task.train_images[:4].double(), task.train_labels[:4]
+def test_a_step_is_gradient_accumulation_over_the_workers(training: Any, images: Images) -> None:
+    x, labels = images.train_images[:4].double(), images.train_labels[:4]
     model = training.build(a_run(training)).double()
     reference = training.build(a_run(training)).double()
     reference.load_state_dict(model.state_dict())
     replicas = training.workers(model, 2)
-    loss = training.backward(replicas, images, labels)
+    loss = training.backward(replicas, x, labels)
     # by hand: batch norm in train mode reads no running statistics, so one net does for both
-    scores = torch.cat([reference(images[:2]), reference(images[2:])])
+    scores = torch.cat([reference(x[:2]), reference(x[2:])])
     expected = F.cross_entropy(scores, labels)
     gradients = torch.autograd.grad(expected, list(reference.parameters()))
     assert loss == pytest.approx(expected.item(), rel=1e-12)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
     own = [training.build(a_run(training)).double() for _ in range(2)]
-    for worker, part, one in zip(replicas, images.chunk(2), own, strict=True):
+    for worker, part, one in zip(replicas, x.chunk(2), own, strict=True):
         one.load_state_dict(reference.state_dict())
         for layer in one.modules():
             if isinstance(layer, nn.BatchNorm2d):
@@ -171,11 +171,11 @@ def test_a_net_is_tested_with_the_means_of_the_workers_statistics(training: Any)
         assert all(torch.equal(a, b) for a, b in zip(statistics(worker), before, strict=True))
 
 
-def test_runs_of_a_seed_have_the_same_weights_and_batches(training: Any, task: Task) -> None:
+def test_runs_of_a_seed_have_the_same_weights_and_batches(training: Any, images: Images) -> None:
     # group norm does not see how many examples come together, so only a seed makes a difference
     runs = [a_run(training, normalizer="group_norm", norm_batch=n) for n in (4, 2, 1)]
-    whole, *parts = (training.train(run, task).loss for run in runs)
-    other = training.train(replace(runs[0], seed=1), task).loss
+    whole, *parts = (training.train(run, images).loss for run in runs)
+    other = training.train(replace(runs[0], seed=1), images).loss
     assert parts == [pytest.approx(whole, rel=1e-5)] * 2
     assert other != pytest.approx(whole, rel=1e-3)
 
@@ -191,17 +191,17 @@ def test_the_weights_of_a_seed_are_those_of_every_normalizer(training: Any) -> N
         assert all(torch.equal(weights[0], other) for other in weights[1:])
 
 
-def test_a_run_repeats_itself(training: Any, task: Task) -> None:
+def test_a_run_repeats_itself(training: Any, images: Images) -> None:
     run = a_run(training, normalizer="batch_renorm")
-    first, again = (replace(training.train(run, task), seconds=0.0) for _ in range(2))
+    first, again = (replace(training.train(run, images), seconds=0.0) for _ in range(2))
     assert first == again
     assert first.accuracy is not None
     assert 0 <= first.accuracy <= 1
 
 
-def test_a_run_that_diverges_says_when(training: Any, script: Any, task: Task) -> None:
+def test_a_run_that_diverges_says_when(training: Any, script: Any, images: Images) -> None:
     run = a_run(training, normalizer="group_norm", steps=5, lr=1e30)
-    figures = training.train(run, task)
+    figures = training.train(run, images)
     assert figures.accuracy is figures.loss is None
     assert 2 <= figures.diverged_at <= 5
     assert f"diverged at step {figures.diverged_at}" in script.outcome(run, figures)
@@ -303,11 +303,3 @@ def test_a_mistake_is_a_message(
 ) -> None:
     assert script.main(["--data", str(data), *arguments]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"\0\0"), gzip.compress(b"")])
-def test_files_of_another_kind_are_refused(script: Any, tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "train-images-idx3-ubyte.gz"
-    path.write_bytes(content)
-    with pytest.raises(ArgumentError, match="Fetch it again"):
-        importlib.import_module("fashion_mnist").read_idx(path)

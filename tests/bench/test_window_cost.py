@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from renorm.bench.resnet import CLASSES, Block
+from renorm.bench.resnet import CLASSES
 from renorm.errors import ArgumentError
+from renorm.lab.models.resnet import Block
 from renorm.reference import (
     CrossIterationState,
     as_maps,

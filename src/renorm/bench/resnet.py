@@ -9,29 +9,9 @@ from torch.nn import functional as F
 import renorm
 from renorm.bench.providers import AUTO, BASELINE, mid_ramp
 from renorm.bench.timing import Clock, Marks, Step
+from renorm.lab.models.resnet import Block
 
 CLASSES = 100
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions, each with batch norm, around a shortcut."""
-
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outside)
-        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outside)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inside != outside:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (N, inside, H, W) to (N, outside, H / stride, W / stride)."""
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 def resnet18() -> nn.Sequential:

@@ -1,5 +1,6 @@
 """What a task is made of: examples that come in batches by index."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -125,6 +126,12 @@ def split(examples: Examples, every: int) -> tuple[Part, Part]:
     return Part(examples, torch.nonzero(~chosen).flatten()), Part(
         examples, torch.nonzero(chosen).flatten()
     )
+
+
+def at_most(examples: Examples, count: int) -> Examples:
+    """All examples, or every nth of each class if there are more than ``count``: about so many."""
+    every = math.ceil(len(examples) / count)
+    return examples if every <= 1 else split(examples, every)[1]
 
 
 def every_nth_of_each_class(labels: Tensor, n: int) -> Tensor:

@@ -84,7 +84,10 @@ def _slow_batch_norm(model: nn.Module, setting: Setting) -> nn.Module:
 
 
 def _batch_renorm(model: nn.Module, setting: Setting) -> nn.Module:
-    return convert(model, limits=limits.over(setting.steps), microbatch=setting.group)
+    # running statistics settle in 3 / momentum updates, which must be a small part of the run
+    momentum = min(0.1, max(0.01, 10 / setting.steps))
+    schedule = limits.over(setting.steps)
+    return convert(model, momentum=momentum, limits=schedule, microbatch=setting.group)
 
 
 def _cross_iteration(model: nn.Module, setting: Setting) -> nn.Module:

@@ -14,9 +14,12 @@ class Images:
     """Images and labels in a fixed split.
 
     Args:
-        train_images, test_images: (N, C, H, W); uint8, or float32 that is scaled already.
+        train_images, test_images: (N, C, H, W); uint8, or float32 that is scaled already. The
+            rows of a table are (N, features) of float32.
         train_labels, test_labels: (N,) int64 in ``range(classes)``.
         classes: how many labels there are.
+        note: what must be said beside every figure, such as that the images are copies of less
+            quality; empty if there is nothing.
     """
 
     train_images: Tensor
@@ -24,6 +27,7 @@ class Images:
     test_images: Tensor
     test_labels: Tensor
     classes: int
+    note: str = ""
 
     def examples(self) -> tuple[TensorExamples, TensorExamples]:
         """The images for training and those for testing.

@@ -8,17 +8,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from renorm.errors import ArgumentError, RenormError
 from renorm.lab import data
-from renorm.lab.models import MODELS
 from renorm.lab.names import known
 from renorm.lab.tasks.base import Task
-from renorm.lab.tasks.classification import Classification
+from renorm.lab.tasks.cells import CellDetection
+from renorm.lab.tasks.classification import Cifar10, Digits, Mnist, Table
+from renorm.lab.tasks.embedding import MetricLearning
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,51 @@ class Reference:
     source: str = ""
 
 
+CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet18")
 TASKS = {
     entry.name: entry
     for entry in (
         Entry(
             "digits",
             "scikit-learn's digits, 1,797 images of 8 x 8; nothing to download",
-            tuple(MODELS),
-            lambda model, folder: Classification(data.digits, model),
+            CLASSIFIERS,
+            lambda model, folder: Digits(data.digits, model),
+        ),
+        Entry(
+            "tabular",
+            "scikit-learn's breast cancer table, 569 rows of 30 figures; nothing to download",
+            ("mlp",),
+            lambda model, folder: Table(data.breast_cancer, model),
+        ),
+        Entry(
+            "mnist",
+            "MNIST, 60,000 digits of 28 x 28, judged by 5,000 of the test images",
+            CLASSIFIERS,
+            lambda model, folder: Mnist(partial(data.mnist, folder), model),
+        ),
+        Entry(
+            "fashion_mnist",
+            "Fashion-MNIST, 60,000 articles of clothing, judged by 5,000 of the test images",
+            CLASSIFIERS,
+            lambda model, folder: Mnist(partial(data.fashion_mnist, folder), model),
+        ),
+        Entry(
+            "cifar10",
+            "CIFAR-10, 50,000 photographs of 32 x 32, judged by 1,000 of the test images",
+            ("resnet20", "convnet", "mlp", "vgg", "resnet18"),
+            lambda model, folder: Cifar10(partial(data.cifar10, folder), model),
+        ),
+        Entry(
+            "omniglot",
+            "metric learning: handwritten characters, tested on some never seen",
+            ("vgg", "convnet", "resnet20", "resnet18"),
+            lambda model, folder: MetricLearning(partial(data.omniglot, folder), model),
+        ),
+        Entry(
+            "cells",
+            "dense prediction: blood cells are found in photographs, few images in a batch",
+            ("unet",),
+            lambda model, folder: CellDetection(partial(data.bccd, folder), model),
         ),
     )
 }

@@ -1,7 +1,4 @@
-"""Small networks with nn.BatchNorm, which a comparison replaces by each normalizer."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+"""The smallest convolutional net."""
 
 from torch import Tensor, nn
 
@@ -36,30 +33,3 @@ class ConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, classes) of ``images`` (N, channels, H, W)."""
         return self.head(self.features(images).mean((2, 3)))
-
-
-@dataclass(frozen=True)
-class Model:
-    """A net by name.
-
-    Args:
-        name: as it is given on the command line and stored in records.
-        about: one line for the help.
-        build: (shape of an input without the batch, classes) -> net.
-    """
-
-    name: str
-    about: str
-    build: Callable[[tuple[int, ...], int], nn.Module]
-
-
-MODELS = {
-    entry.name: entry
-    for entry in (
-        Model(
-            "convnet",
-            "three convolutions of 16, 32 and 64 channels",
-            lambda shape, classes: ConvNet(classes, shape[0]),
-        ),
-    )
-}

@@ -1,0 +1,35 @@
+"""The fully connected net of the batch norm paper."""
+
+from torch import Tensor, nn
+
+WIDTH, HIDDEN = 100, 3
+
+
+class SigmoidMLP(nn.Module):
+    """Three layers of 100 units with a norm and a sigmoid each, and one of scores.
+
+    The hidden layers have no bias (the norm's shift stands for it). Weights are Gaussian; the
+    paper does not give their deviation, which is 1 / sqrt(inputs) here.
+
+    Args:
+        classes: length of the output.
+        inputs: values of an example.
+
+    Source: Ioffe and Szegedy 2015 (arXiv 1502.03167), section 4.1.
+    """
+
+    def __init__(self, classes: int, inputs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width in (inputs, *[WIDTH] * (HIDDEN - 1)):
+            layers += [nn.Linear(width, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.Sigmoid()]
+        self.hidden = nn.Sequential(*layers)
+        self.head = nn.Linear(WIDTH, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, examples: Tensor) -> Tensor:
+        """Class scores (N, classes) of ``examples`` (N, ...), which are flattened."""
+        return self.head(self.hidden(examples))

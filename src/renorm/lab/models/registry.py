@@ -1,0 +1,93 @@
+"""Nets by name."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from renorm.errors import ArgumentError
+from renorm.lab.models.convnet import ConvNet
+from renorm.lab.models.mlp import SigmoidMLP
+from renorm.lab.models.resnet import ResNet18, ResNet20
+from renorm.lab.models.unet import UNet
+from renorm.lab.models.vgg import VGG
+
+
+@dataclass(frozen=True)
+class Model:
+    """A net by name.
+
+    Args:
+        name: as it is given on the command line and stored in records.
+        about: one line for the help.
+        make: (shape of an input without the batch, classes) -> net.
+        least: height and width that an image must have; None for a net that flattens its inputs,
+            whatever their shape.
+    """
+
+    name: str
+    about: str
+    make: Callable[[tuple[int, ...], int], nn.Module]
+    least: int | None = None
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """A new net, its weights drawn from torch's generator.
+
+        Args:
+            shape: of an input without the batch: (C, H, W) of an image.
+            classes: length of the output, be it scores of classes or an embedding.
+
+        Raises:
+            ArgumentError: the net does not take inputs of this shape.
+        """
+        least = self.least
+        if least is not None and (len(shape) != 3 or min(shape[1:]) < least):
+            raise ArgumentError(
+                f"The net {self.name!r} takes images (C, H, W) of at least {least} x {least}, got "
+                f"inputs of the shape {shape}. Choose another net, such as {FITS_ALL!r}."
+            )
+        return self.make(shape, classes)
+
+
+FITS_ALL = "mlp"
+MODELS = {
+    entry.name: entry
+    for entry in (
+        Model(
+            "convnet",
+            "three convolutions of 16, 32 and 64 channels",
+            lambda shape, classes: ConvNet(classes, shape[0]),
+            least=4,
+        ),
+        Model(
+            FITS_ALL,
+            "three layers of 100 sigmoids, as in the batch norm paper",
+            lambda shape, classes: SigmoidMLP(classes, math.prod(shape)),
+        ),
+        Model(
+            "vgg",
+            "plain: six convolutions of 32 to 128 channels, pooled twice",
+            lambda shape, classes: VGG(classes, shape[0]),
+            least=4,
+        ),
+        Model(
+            "resnet20",
+            "He et al.'s residual net for CIFAR, 0.27 M parameters",
+            lambda shape, classes: ResNet20(classes, shape[0]),
+            least=4,
+        ),
+        Model(
+            "resnet18",
+            "the residual net of 64 to 512 channels, with a 3 x 3 stem, 11 M parameters",
+            lambda shape, classes: ResNet18(classes, shape[0]),
+            least=8,
+        ),
+        Model(
+            "unet",
+            "U-Net of 16, 32 and 64 channels; maps of half the resolution",
+            lambda shape, classes: UNet(classes, shape[0]),
+            least=8,
+        ),
+    )
+}

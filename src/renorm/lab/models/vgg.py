@@ -1,0 +1,37 @@
+"""A plain convolutional net."""
+
+from torch import Tensor, nn
+
+from renorm.lab.models.layers import convolution, he_normal
+
+STAGES = ((32, 32), (64, 64), (128, 128))
+
+
+class VGG(nn.Module):
+    """Three stages of two convolutions, pooled in between, the mean over positions, one layer.
+
+    The stages have 32, 64 and 128 channels.
+
+    Args:
+        classes: length of the output.
+        channels: of the input image.
+
+    Source: after Simonyan and Zisserman 2015 (arXiv 1409.1556), with norms and much smaller.
+    """
+
+    def __init__(self, classes: int, channels: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inside = channels
+        for stage, widths in enumerate(STAGES):
+            layers += [nn.MaxPool2d(2)] if stage else []
+            for width in widths:
+                layers.append(convolution(inside, width))
+                inside = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(inside, classes)
+        he_normal(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, classes) of ``images`` (N, channels, H, W)."""
+        return self.head(self.features(images).mean((2, 3)))
