@@ -17,6 +17,7 @@ from renorm.lab.models import MODELS
 from renorm.lab.names import known
 from renorm.lab.tasks.base import Task
 from renorm.lab.tasks.classification import Classification
+from renorm.lab.tasks.control import Control
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ TASKS = {
             "scikit-learn's digits, 1,797 images of 8 x 8; nothing to download",
             tuple(MODELS),
             lambda model, folder: Classification(data.digits, model),
+        ),
+        Entry(
+            "pendulum",
+            "gymnasium's Pendulum-v1 by CrossQ; 10,000 steps take minutes; needs renorm[rl]",
+            ("crossq",),
+            lambda model, folder: Control(),
         ),
     )
 }
