@@ -87,5 +87,3 @@ class Task(ABC):
         The same plan gives the same outcome, ``step_seconds`` apart. A loss that is not finite is
         an outcome (``diverged_at``), any other trouble an exception.
         """
-
-
