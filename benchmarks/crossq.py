@@ -1,13 +1,14 @@
-"""CrossQ on Pendulum with our batch renorm and with sb3-contrib's own: returns, and time of a step.
+"""CrossQ on Pendulum with our batch renorm and with sb3-contrib's own: returns, and times.
 
-The agent is sb3-contrib's. Its norms are its own (``sb3_batch_renorm``, the baseline), ours, torch's
-nn.BatchNorm1d with the same momentum and eps, layer norm or none; runs of one seed start from the
-same weights. ``warmup`` is how many updates of a layer are batch norm: CrossQ has 100,000, which is
-more than Pendulum needs to be learned, so that a run with it compares batch norms. With 1,000, r
-and d act for most of the run.
+The agent is sb3-contrib's. Its norms are its own (``sb3_batch_renorm``, the baseline), ours,
+torch's nn.BatchNorm1d with the same momentum and eps, layer norm or none; runs of one seed start
+from the same weights. ``warmup`` is how many updates of a layer are batch norm: CrossQ has 100,000,
+more than it takes to learn Pendulum, so that a run with it compares batch norms. With 1,000, r and
+d act for most of the run.
 
 For the time of an update the agents take turns in one process, three updates a turn, of which one
-is the actor's, too; with warmup 0, r and d act from the first.
+is the actor's, too; with warmup 0, r and d act from the first. It is processor time of one thread,
+so that others on the same cores count for little.
 
     python benchmarks/crossq.py --json runs.jsonl   # a second call does the missing runs
     python benchmarks/crossq.py --variants batch_renorm layer_norm none --warmups 100000
@@ -51,8 +52,8 @@ LEGEND = (
     "Runs that diverged are left out. ± is Student's 95 % interval over seeds."
 )
 TIME_LEGEND = (
-    "ms: of processor time, an update, the median over turns. ratio, min.: of medians and of minima, to "
-    f"{BASELINE.name}."
+    "ms: of processor time, an update, the median over turns. ratio, min.: of medians and of "
+    f"minima, to {BASELINE.name}."
 )
 T = TypeVar("T")
 

@@ -10,13 +10,12 @@ from torch import nn
 
 from renorm import limits
 from renorm.errors import ArgumentError, MissingExtraError
-from renorm.lab.fitting import POINTS
 from renorm.lab.normalizers import Normalizer
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
 from renorm.nn import BatchRenorm1d
 
 SB3 = "sb3_batch_renorm"
-EPISODES = 20
+EPISODES, MARKS = 20, 10
 LEARNING_STARTS = 100  # steps of random actions before the first update
 # initial states of the evaluation episodes: the same for every run, but not for a search
 TEST_STARTS = {"test": 1_000_000, "validation": 2_000_000}
@@ -58,17 +57,17 @@ BASELINE = Normalizer(SB3, "sb3-contrib's own layer, as its CrossQ has it", _onl
 class Control(Task):
     """A continuous control task of gymnasium, learned by sb3-contrib's CrossQ.
 
-    Observations and actions are normalized in front of the first linear layer, and the rest behind
-    each ReLU, with CrossQ's momentum of 0.01 and eps of 1e-3. ``batch_norm`` is nn.BatchNorm1d and
-    ``batch_renorm`` ours with these settings and ``limits.crossq()``: **up to 100,000 updates it is
-    batch norm**, so that in a short run r and d never act. ``layer_norm`` leaves the input as it is.
-    A step is one of the environment; from the 101st on each is followed by an update, and every
-    third update is the actor's, too. The learning rate is constant.
+    Norms are on the input and behind each ReLU, with CrossQ's momentum of 0.01 and eps of 1e-3.
+    ``batch_norm`` is nn.BatchNorm1d and ``batch_renorm`` ours with these settings and
+    ``limits.crossq()``: **up to 100,000 updates that is batch norm**, so that r and d never act in
+    a short run. ``layer_norm`` leaves the input as it is. A step is one of the environment; from
+    the 101st on an update follows each, and every third update is the actor's, too. The learning
+    rate is constant.
 
     Args:
         environment: name of a gymnasium environment with a box of actions.
-        actor, critic: widths of the hidden layers. Critics of the paper have 2,048 and sb3-contrib's
-            1,024, which Pendulum does not need.
+        actor, critic: widths of the hidden layers. Critics of the paper have 2,048 and those of
+            sb3-contrib 1,024, which Pendulum does not need.
         warmup: updates of a layer before r and d act.
     """
 
@@ -155,7 +154,7 @@ class Control(Task):
         steps, agent, test = specification.steps, self.agent(plan), self._environments(EPISODES)
         curve: list[tuple[int, float]] = []
         with closing(agent.env), closing(test):
-            for mark in (ceil(steps * part / POINTS) for part in range(1, POINTS + 1)):
+            for mark in (ceil(steps * part / MARKS) for part in range(1, MARKS + 1)):
                 try:
                     agent.learn(mark - agent.num_timesteps, reset_num_timesteps=False)
                 except crossq.Diverged:
@@ -165,7 +164,7 @@ class Control(Task):
                 if not isfinite(sum(returns)):
                     return Outcome(None, curve=tuple(curve), diverged_at=mark)
                 curve.append((mark, fmean(returns)))
-        late = agent.losses[-ceil(steps / POINTS) :]
+        late = agent.losses[-ceil(steps / MARKS) :]
         return Outcome(
             score=curve[-1][1],
             loss=fmean(late),
