@@ -225,32 +225,36 @@ def read(path: Path) -> dict[Run, Figures]:
     """
     kinds = {"crossq_return": (Run, Figures), "crossq_step": (Step, Time)}
 
-    def parse(record: dict[str, Any]) -> tuple[Any, Any]:
-        key, value = kinds[record["suite"]]
-        return _of(key, record), _of(value, record)
+    def parse(line: dict[str, Any]) -> tuple[Any, Any]:
+        key, value = kinds[line["suite"]]
+        return _of(key, line), _of(value, line)
 
     found = run_records.read(path, SCHEMA, parse)
     return {run: figures for run, figures in found.items() if isinstance(run, Run)}
 
 
-def _of(cls: type[T], record: dict[str, Any]) -> T:
-    return cls(**{name: record[name] for name in inspect.signature(cls).parameters})
+def _of(cls: type[T], line: dict[str, Any]) -> T:
+    return cls(**{name: line[name] for name in inspect.signature(cls).parameters})
 
 
-def append(path: Path | None, suite: str, what: Run | Step, found: Figures | Time) -> None:
-    """Write a line.
+def record(suite: str, what: Run | Step, found: Figures | Time) -> dict[str, Any]:
+    """A line of the file."""
+    packages = {name: installed(name) for name in ("sb3-contrib", "gymnasium")}
+    where = {"environment": {**describe(), "torch": torch.__version__, **packages}}
+    return {"schema": SCHEMA, "suite": suite} | asdict(what) | asdict(found) | where
+
+
+def append(path: Path | None, *records: dict[str, Any]) -> None:
+    """Write a line for each; none makes sure that the file can be written.
 
     Raises:
-        RecordError: the file cannot be written.
+        RecordError: it cannot.
     """
     if path is None:
         return
-    packages = {name: installed(name) for name in ("sb3-contrib", "gymnasium")}
-    where = {"environment": {**describe(), "torch": torch.__version__, **packages}}
-    line = {"schema": SCHEMA, "suite": suite} | asdict(what) | asdict(found) | where
     try:
         with path.open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.writelines(json.dumps(one, allow_nan=False) + "\n" for one in records)
     except OSError as error:
         raise RecordError(
             f"The results file {path} cannot be used: {error.strerror}. Give another file, in a "
@@ -319,6 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     output = Console()
     try:
+        append(options.json)
         if not options.only_time:
             trained(options, messages, output)
         if not options.only_returns:
@@ -351,7 +356,7 @@ def trained(options: argparse.Namespace, messages: Console, output: Console) -> 
         for run in runs:
             if run not in found:
                 found[run] = train(run)
-                append(options.json, "crossq_return", run, found[run])
+                append(options.json, record("crossq_return", run, found[run]))
                 done = sum(one in found for one in runs)
                 messages.print(f"{done} of {len(runs)}: {outcome(run, found[run])}")
     finally:
@@ -370,11 +375,10 @@ def outcome(run: Run, figures: Figures) -> str:
 def timed(options: argparse.Namespace) -> Iterator[dict[Step, Time]]:
     """The time of an update at each width, in warm-up and with r and d."""
     for width in options.widths:
-        for warmup in (max(options.warmups), 0):
+        for warmup in dict.fromkeys((max(options.warmups), 0)):
             sizes = (0, LEARNING_STARTS + 1, width, options.batch, options.lr)
             found = times([Run(name, warmup, *sizes) for name in options.variants], options.turns)
-            for step, one in found.items():
-                append(options.json, "crossq_step", step, one)
+            append(options.json, *(record("crossq_step", *one) for one in found.items()))
             yield found
 
 

@@ -203,8 +203,8 @@ def gradients(layer: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
 
 
 def assert_equal_but_for_rounding(actual: Tensor, expected: Tensor) -> None:
-    # float64: sums of 12 terms up to 20 round by 12 * 20 * 2^-53 = 3e-14, and division by deviations
-    # of 0.1 at least, twice in a gradient, leaves that below 1e-11
+    # float64: sums of 12 terms up to 20 round by 12 * 20 * 2^-53 = 3e-14, and division by
+    # deviations of 0.1 at least, twice in a gradient, leaves that below 1e-11
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
 
