@@ -106,9 +106,10 @@ class Control(Task):
                 f"{specification.task!r} has only the condition 'iid', got {plan.condition.name!r}."
             )
         if name not in NORMS:
+            allowed = ", ".join(one for one in NORMS if one != SB3)
             raise ArgumentError(
                 f"The task {specification.task!r} has no normalizer {name!r}: CrossQ's nets take "
-                f"{', '.join(NORMS)}. Leave it out."
+                f"{allowed}. Leave it out."
             )
         if specification.steps <= LEARNING_STARTS:
             raise ArgumentError(
