@@ -48,8 +48,8 @@ SCHEMA = 1
 UPDATES = 3  # of which one is the actor's, too
 LEGEND = (
     f"return: {Control.metric.about}, at the end and at the best of the ten marks. gain: return "
-    f"less that of {BASELINE.name}, seed by seed. ms: of processor time, an update, the median. "
-    "Runs that diverged are left out. ± is Student's 95 % interval over seeds."
+    f"less that of {BASELINE.name}, seed by seed. runs: those that did not diverge, of those done. "
+    "± is Student's 95 % interval over seeds."
 )
 TIME_LEGEND = (
     "ms: of processor time, an update, the median over turns. ratio, min.: of medians and of "
@@ -262,26 +262,22 @@ def append(path: Path | None, *records: dict[str, Any]) -> None:
         ) from error
 
 
-def table(runs: Sequence[Run], found: dict[Run, Figures]) -> Table:
-    """A row for each warm-up and variant: means over seeds."""
-    grid = _grid("warmup", "variant", "return", "best", "gain", "of best", "ms", "runs", "diverged")
-    for warmup in dict.fromkeys(run.warmup for run in runs):
-        for variant in dict.fromkeys(run.variant for run in runs):
-            here = [r for r in runs if (r.warmup, r.variant) == (warmup, variant) and r in found]
-            cells = []
-            for name in ("final", "best"):
-                mine = _by_seed(found, here, name)
-                cells.append(in_points(estimate(list(mine.values()))) if mine else "-")
-            for name in ("final", "best"):
-                theirs = [r for r in runs if (r.warmup, r.variant) == (warmup, BASELINE.name)]
-                gain = paired(_by_seed(found, here, name), _by_seed(found, theirs, name))
-                own = variant == BASELINE.name
-                cells.append("-" if own or gain is None else in_points(gain))
-            ms = [v for r in here if (v := found[r].step_ms) is not None]
-            diverged = sum(found[r].final is None for r in here)
-            counts = (f"{sum(ms) / len(ms):.1f}" if ms else "-", str(len(here)), str(diverged))
-            grid.add_row(f"{warmup:,}", variant, *cells, *counts)
-        grid.add_section()
+def table(runs: Sequence[Run], found: dict[Run, Figures], warmup: int) -> Table:
+    """A row for each variant with one warm-up: means over seeds."""
+    headings = ("variant", "return", "best", "gain", "of best", "runs")
+    grid = _grid(*headings, title=f"batch norm for {warmup:,} updates")
+    here = [run for run in runs if run.warmup == warmup]
+    base = [run for run in here if run.variant == BASELINE.name]
+    for variant in dict.fromkeys(run.variant for run in here):
+        own = [run for run in here if run.variant == variant]
+        returns, gains = [], []
+        for name in ("final", "best"):
+            mine = _by_seed(found, own, name)
+            gain = paired(mine, _by_seed(found, base, name))
+            returns.append(in_points(estimate(list(mine.values()))) if mine else "-")
+            gains.append("-" if variant == BASELINE.name or gain is None else in_points(gain))
+        finished = len(_by_seed(found, own, "final"))
+        grid.add_row(variant, *returns, *gains, f"{finished}/{sum(run in found for run in own)}")
     return grid
 
 
@@ -309,8 +305,9 @@ def time_table(found: dict[Step, Time]) -> Table:
     return grid
 
 
-def _grid(*headings: str) -> Table:
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+def _grid(*headings: str, title: str | None = None) -> Table:
+    style = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": 0}
+    grid = Table(title=title, title_justify="left", **style)  # type: ignore[arg-type]
     for heading in headings:
         left = heading == "variant"
         grid.add_column(heading, justify="left" if left else "right", no_wrap=True)
@@ -360,7 +357,8 @@ def trained(options: argparse.Namespace, messages: Console, output: Console) -> 
                 done = sum(one in found for one in runs)
                 messages.print(f"{done} of {len(runs)}: {outcome(run, found[run])}")
     finally:
-        output.print(table(runs, found))
+        for warmup in dict.fromkeys(options.warmups):
+            output.print(table(runs, found, warmup))
         output.print("\n" + LEGEND + "\n", highlight=False)
 
 
@@ -391,7 +389,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--variants", nargs="+", choices=list(NORMS), default=[BASELINE.name, "batch_renorm"])
     add("--warmups", type=int, nargs="+", default=[100_000, 1000], help="updates (100000 1000)")
     add("--seeds", type=int, default=3, help="how many: 0, 1, ...; 1 gives no interval (3)")
-    add("--steps", type=int, default=4000, help="of the environment, a run (4000)")
+    add("--steps", type=int, default=6000, help="of the environment, a run (6000)")
     add(
         "--widths", type=int, nargs="+", default=[256, 1024], help="returns at the first (256 1024)"
     )

@@ -90,11 +90,11 @@ def test_gains_are_seed_by_seed_and_a_diverged_run_is_counted(script: Any) -> No
         a_run(script, "none", 0): figures(script, None),
         a_run(script, "none", 1): figures(script, -1000.0),
     }
-    columns = {c.header: list(c.cells) for c in script.table(list(found), found).columns}
+    columns = {c.header: list(c.cells) for c in script.table(list(found), found, 2).columns}
     assert columns["variant"] == [BASELINE.name, "batch_renorm", "none"]
     assert columns["gain"] == ["-", "1.0 ± 0.0", "-830.0"]
     assert columns["return"][0] == "-160.0 ± 127.1"
-    assert columns["diverged"] == ["0", "0", "1"]
+    assert columns["runs"] == ["2/2", "2/2", "1/2"]
 
 
 def test_a_file_of_something_else_and_wrong_options_are_refused(
