@@ -45,5 +45,5 @@ def _split(folder: Path, name: str) -> tuple[Tensor, Tensor]:
             raise DataError(
                 f"There is no file {path}. Give the folder that has {FOLDER}/ by --data."
             )
-    images, labels = paired(*map(idx.read, paths), folder)
+    images, labels = paired(idx.read(paths[0]), idx.read(paths[1]), folder)
     return images.float(), labels

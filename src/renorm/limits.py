@@ -217,13 +217,16 @@ def batch_norm() -> Limits:
     return fixed(1, 0)
 
 
-def crossq() -> Limits:
+def crossq(warmup: int = 100_000) -> Limits:
     """CrossQ (ICLR 2024): batch norm for 100,000 updates, then (3, 5) at once.
+
+    Args:
+        warmup: updates before the limits open, at least 0.
 
     >>> crossq()(99_999), crossq()(100_000)
     ((1.0, 0.0), (3.0, 5.0))
     """
-    return Limits(Ramp(1.0, 3.0, 100_000, 100_000), Ramp(0.0, 5.0, 100_000, 100_000))
+    return Limits(Ramp(1.0, 3.0, warmup, warmup), Ramp(0.0, 5.0, warmup, warmup))
 
 
 def latent_replay(batch_size: int = 128) -> Limits:

@@ -1,6 +1,6 @@
 """The libraries themselves: their layers are trained, and ours go on from their state.
 
-None of them is in constraints.txt, so that each test skips unless its library was installed.
+Keras and TorchRL are not in constraints.txt: a test skips unless its library was installed.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from support.tolerance import assert_close
 C = 6
 # Keras's own, in its Variable.numpy() under NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-WHY = "compares with the library itself, which is not in constraints.txt"
+WHY = "compares with the library itself, which is not installed"
 
 
 def _batches(n: int, *shape: int) -> list[Tensor]:

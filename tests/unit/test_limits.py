@@ -53,6 +53,8 @@ def test_over_scales_the_paper() -> None:
 def test_crossq_switches_at_once() -> None:
     assert limits.crossq()(99_999) == (1.0, 0.0)
     assert limits.crossq()(100_000) == (3.0, 5.0)
+    assert limits.crossq(7)(6) == (1.0, 0.0)
+    assert limits.crossq(7)(7) == limits.crossq(0)(0) == (3.0, 5.0)
     for now, value in ((99_999, (1.0, 0.0)), (100_000, (3.0, 5.0))):
         r_max, d_max = limits.crossq()(torch.tensor(now))
         assert (float(r_max), float(d_max)) == value

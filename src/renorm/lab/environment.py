@@ -8,7 +8,17 @@ from pathlib import Path
 
 import renorm
 
-OPTIONAL = ("scikit-learn", "scipy", "cyclopts", "rich", "triton", "torchvision", "timm")
+OPTIONAL = (
+    "scikit-learn",
+    "scipy",
+    "cyclopts",
+    "rich",
+    "triton",
+    "torchvision",
+    "timm",
+    "gymnasium",
+    "sb3-contrib",
+)
 
 
 def installed(package: str) -> str | None:

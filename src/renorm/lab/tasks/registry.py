@@ -19,6 +19,7 @@ from renorm.lab.names import known
 from renorm.lab.tasks.base import Task
 from renorm.lab.tasks.cells import CellDetection
 from renorm.lab.tasks.classification import Cifar10, Digits, Mnist, Table
+from renorm.lab.tasks.control import Control
 from renorm.lab.tasks.embedding import MetricLearning
 
 
@@ -99,6 +100,12 @@ TASKS = {
             "dense prediction: blood cells are found in photographs, few images in a batch",
             ("unet",),
             lambda model, folder: CellDetection(partial(data.bccd, folder), model),
+        ),
+        Entry(
+            "pendulum",
+            "gymnasium's Pendulum-v1 by CrossQ; 10,000 steps take minutes; needs renorm[rl]",
+            ("crossq",),
+            lambda model, folder: Control(),
         ),
     )
 }
