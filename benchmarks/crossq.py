@@ -40,9 +40,9 @@ from renorm.lab.isolation import isolated
 from renorm.lab.normalizers import NORMALIZERS
 from renorm.lab.tasks import Plan
 from renorm.lab.tasks.control import BASELINE, LEARNING_STARTS, NORMS, Control
-from renorm.report.comparison import in_points
 from renorm.report.records import Specification
 from renorm.report.statistics import estimate, paired
+from renorm.report.wording import in_points
 
 SCHEMA = 1
 UPDATES = 3  # of which one is the actor's, too

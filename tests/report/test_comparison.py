@@ -59,7 +59,9 @@ def test_runs_without_a_figure_are_counted_and_never_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "complete"), [(diverged, True), (failed, False), (None, False)], ids=str
+    ("make", "complete"),
+    [(diverged, True), (failed, False), (None, False)],
+    ids=["diverged", "failed", "absent"],
 )
 def test_divergence_is_a_result_failure_and_absence_are_none(make, complete) -> None:
     runs = wanted("batch_norm", seeds=1)
