@@ -50,7 +50,8 @@ def test_a_peer_that_does_not_run_says_why(layer: nn.Module, message: str) -> No
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda one: one.name)
 def test_a_peer_that_is_not_installed_says_so(known: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("keras", "sb3_contrib", "torchrl"):
+    parts = [name for name in sys.modules if name.startswith("sb3_contrib.")]
+    for name in ("keras", "sb3_contrib", "torchrl", *parts):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnavailableError, match="not installed"):
         admitted(known, MAPS)

@@ -1,5 +1,6 @@
 """A compiled model runs uncompiled in observed steps, and compiled in all others."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -49,5 +50,26 @@ def test_the_stance_of_the_user_is_put_back() -> None:
     with Monitor(net, every=1):
         model(torch.randn(4, 3, 6, 6))
     assert counter.frame_count == 0
+    model(torch.randn(4, 3, 6, 6))
+    assert counter.frame_count == 1
+
+
+def test_monitors_that_end_in_any_order_leave_no_stance() -> None:
+    counter, net = CompileCounter(), a_net()
+    model: Any = torch.compile(net, backend=counter)
+    first, second = Monitor(net, every=1), Monitor(a_net(), every=1)
+    first.close()
+    model(torch.randn(4, 3, 6, 6))
+    assert counter.frame_count == 0  # the second looks
+    second.close()
+    model(torch.randn(4, 3, 6, 6))
+    assert counter.frame_count == 1
+
+
+def test_a_monitor_that_is_forgotten_leaves_no_stance() -> None:
+    counter, net = CompileCounter(), a_net()
+    model: Any = torch.compile(net, backend=counter)
+    Monitor(a_net(), every=1)
+    gc.collect()
     model(torch.randn(4, 3, 6, 6))
     assert counter.frame_count == 1

@@ -1,6 +1,6 @@
 """Looking at the normalization layers of a model while it is trained."""
 
-import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,7 +9,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,6 +16,7 @@ from renorm.errors import ArgumentError
 from renorm.kernels import exchange
 from renorm.measure import table
 from renorm.measure.calls import Seen, fetch, joint, look
+from renorm.measure.eager import uncompiled
 from renorm.measure.observation import Observation, observation
 from renorm.measure.schedules import Schedule, schedule
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm
@@ -93,7 +93,7 @@ class Monitor:
         self._every, self._log, self._steps = every, log, start
         self._kept: deque[tuple[Observation, ...]] = deque(maxlen=keep)
         self._seen: dict[str, list[Seen]] = {}
-        self._attached: ExitStack | None = None
+        self._attached: weakref.finalize | None = None
         self._closed = False
         if start % every == 0:
             self._begin()
@@ -170,13 +170,13 @@ class Monitor:
                 if isinstance(layer, BatchRenorm) and layer.sync == "batch":
                     after = layer.register_forward_hook(_Hook(_leave), always_call=True)
                     attached.callback(after.remove)
-            if "torch._dynamo" in sys.modules:  # else nothing can be compiled
-                attached.enter_context(torch.compiler.set_stance("force_eager"))
-            self._attached = attached.pop_all()
+            attached.enter_context(uncompiled)
+            # also where a monitor is forgotten in an observed step
+            self._attached = weakref.finalize(self, attached.pop_all().close)
 
     def _detach(self) -> None:
         if self._attached is not None:
-            self._attached.close()
+            self._attached()
             self._attached = None
 
     def _look(self, name: str, layer: _BatchNorm, args: tuple, kwargs: dict[str, Any]) -> None:
