@@ -1,10 +1,17 @@
+import html
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from renorm import cli
 from renorm.lab import pool
+from renorm.lab.conditions import CONDITIONS
+from renorm.lab.normalizers import NORMALIZERS
 from renorm.lab.store import Store
+from renorm.lab.tasks import TASKS
 from renorm.report.records import Record, Specification
 from report.constructed import diverged, finished
 
@@ -165,11 +172,59 @@ def test_help_explains_conditions_columns_and_resuming(
         "each group is of ONE class, as workers see it whose shards are sorted",
         "How to read the table",
         "a second call does the missing runs only",
-        "[default: batch_norm batch_renorm group_norm]",
         "[default: compare.jsonl]",
         "renorm compare --conditions clustered --seeds 10",
+        *TASKS,
+        *CONDITIONS,
+        *NORMALIZERS,
     ):
         assert part in text
+
+
+def test_the_command_on_the_page_does_the_same_runs(training: Training) -> None:
+    options = "--conditions iid --group-size 8 --rates 0.1 0.2 --seeds 1 --out it.jsonl --workers 1"
+    assert cli.main(["compare", *options.split()]) == 0
+    assert len(training.done) == 9
+    shown = re.search(r"renorm (compare .*?)<", Path("it.html").read_text())
+    assert shown is not None
+    assert cli.main([*shlex.split(html.unescape(shown[1])), "--workers", "1"]) == 0
+    assert len(training.done) == 9
+
+
+def test_a_sweep_tries_rates_around_the_tasks_own(training: Training) -> None:
+    assert cli.main([*SMALL, "--sweep-lr"]) == 0
+    tried = {one.lr for one in training.done if one.split == "validation"}
+    assert tried == {0.011, 0.033, 0.1, 0.3}
+
+
+def test_a_task_of_ones_own_from_template_to_page(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", "--init"]) == 0
+    assert "renorm compare --task my_task.py:MyTask" in capsys.readouterr().err
+    assert training.done == []
+    assert cli.main(["compare", "--init"]) == 2
+    assert cli.main([*SMALL, "--task", "my_task.py:MyTask"]) == 0
+    assert {one.task for one in training.done} == {"my_task.py:MyTask"}
+    assert "my_task.py:MyTask" in Path("compare.html").read_text()
+
+
+def test_a_download_that_cannot_be_is_refused(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", "--download"]) == 2
+    assert "nothing that can be downloaded for the task digits" in capsys.readouterr().err
+
+
+def test_a_download_is_tried_before_anything_else(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    entry = replace(TASKS["mnist"], fetch=asked.append)
+    monkeypatch.setitem(TASKS, "mnist", entry)
+    assert cli.main(["compare", "--task", "mnist", "--download", "--data-dir", "there"]) == 2
+    assert asked == [Path("there")]
+    assert training.done == []
 
 
 def test_real_runs_end_to_end(

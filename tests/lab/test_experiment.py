@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from renorm.errors import ArgumentError, RecordError
-from renorm.lab import experiment, pool
+from renorm.lab import pool
 from renorm.lab.experiment import Execute, Grid, Progress, complete
 from renorm.lab.pool import Site
 from renorm.lab.store import Store
@@ -241,7 +241,7 @@ def test_an_unusable_store_is_found_before_the_work(runs: Runs, tmp_path: Path) 
 
 def test_the_default_grid_is_the_one_the_documentation_describes() -> None:
     grid = Grid.of()
-    assert grid.normalizers == experiment.DEFAULT_NORMALIZERS
+    assert grid.normalizers == ("batch_norm", "batch_renorm", "group_norm")
     assert grid.conditions == ("iid", "microbatch", "clustered")
     assert (grid.seeds, grid.steps, grid.batch_size, grid.group_size) == (3, 1000, 32, 4)
     assert (grid.task.name, grid.task.model, grid.lr) == ("digits", "convnet", 0.1)

@@ -16,17 +16,14 @@ from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
 from renorm.cli.progress import Display
 from renorm.errors import ArgumentError
 from renorm.lab import cluster, launch
-from renorm.lab.experiment import DEFAULT_NORMALIZERS, Execute, Grid, Result, complete
+from renorm.lab.experiment import Execute, Grid, Result, complete
 from renorm.lab.pool import Site, memory_share, run_all
 from renorm.lab.store import Store
 from renorm.lab.tasks import template
+from renorm.lab.tasks.registry import fetch
 from renorm.report import comparison, console, page
 
-Names = Annotated[
-    tuple[str, ...],
-    Parameter(consume_multiple=True, negative="", show_default=" ".join),
-]
-SomeNames = Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative="")]
+Names = Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative="")]
 Rates = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="")]
 WORKERS = min(2, os.cpu_count() or 1)
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0)
@@ -36,8 +33,8 @@ def compare(
     *,
     task: str = "digits",
     model: str | None = None,
-    normalizers: Names = DEFAULT_NORMALIZERS,
-    conditions: SomeNames = None,
+    normalizers: Names = None,
+    conditions: Names = None,
     seeds: int = Grid.seeds,
     steps: int | None = None,
     lr: float | None = None,
@@ -46,6 +43,7 @@ def compare(
     sweep_lr: Annotated[bool, Parameter(negative="")] = False,
     rates: Rates = (),
     data_dir: Path | None = None,
+    download: Annotated[bool, Parameter(negative="")] = False,
     out: Path = Path("compare.jsonl"),
     workers: int = WORKERS,
     memory: float | None = None,
@@ -56,7 +54,11 @@ def compare(
 
     Without options the task is scikit-learn's digits: 1,797 scanned digits of 8 x 8 pixels, a
     quarter of them for testing. Normalizers with the same seed start from the same weights and see
-    the same examples in the same order, with the same learning rate.
+    the same examples in the same order, with the same learning rate unless it is searched for.
+
+    Tasks: `digits` and `tabular` come with scikit-learn. `mnist`, `fashion_mnist`, `cifar10`,
+    `omniglot` (metric learning) and `cells` (dense prediction in photographs) read files.
+    `pendulum` is reinforcement learning. Your own: `--init` writes one to begin with.
 
     Conditions (examples that share statistics form a group; the gradient is the whole batch's):
 
@@ -65,17 +67,21 @@ def compare(
     - `clustered`: each group is of ONE class, as workers see it whose shards are sorted. The groups
       of a batch take the classes in turn, so the gradient stays balanced: 32 examples in groups
       of 4 are 8 of the 10 digits, equally. The groups are as large as in `microbatch`.
-    - `two_classes`: as clustered, with two classes a group. Not in the default: digits are too
-      easy to show a difference there.
-    - `accumulation`: as microbatch, in a forward of its own for each group, one step for all.
+    - `two_classes`: as clustered, with two classes a group.
+    - `accumulation`: as microbatch, each group in a forward of its own.
+    - `pk`: group-size examples of each class, one group.
+    - `sorted`: class by class; the gradient too is of one or two classes.
+    - `frames`: each group is a clip of one image.
+    - `shift`: as iid, tested on changed images.
 
     Normalizers: `batch_norm` (torch's own, as the model has it, on each group), `batch_renorm`,
     `group_norm`, `layer_norm`, `cross_iteration`, `none`, and `slow_batch_norm` (batch norm with
-    batch renorm's update rate of 0.01).
+    an update rate of 0.01).
 
     How to read the table: the score (accuracy) is what the trained net would do in use, in eval
-    mode. `gap` is how much better the same weights do on the same examples in train mode: a large
-    gap means that the net learned, and that its running statistics do not describe it.
+    mode. `lead` is how far batch renorm is ahead. `gap` is how much better the same weights do on
+    the same examples in train mode: a large gap means that the net learned, and that its running
+    statistics do not describe it. The page beside the results has the curves.
 
     Results are kept: a second call does the missing runs only, so
     `renorm compare --seeds 5` after `renorm compare` adds two seeds. Runs that failed are tried
@@ -102,26 +108,30 @@ def compare(
     model
         Which net; the task's first without.
     normalizers
-        Which normalizers: one or more of the names above.
+        Which normalizers: one or more of the names above; the task's own without.
     conditions
         Which conditions: one or more of the names above; the task's own without.
     seeds
         How many seeds (0, 1, ...). One gives no interval.
     steps
-        Gradient steps a run, at least 10.
+        Gradient steps a run, at least 10; the task's own without, as for the next three.
     lr
         Learning rate at the start; it falls to 0 along a cosine.
     batch_size
         Examples in one gradient.
     group_size
-        Examples that share statistics in all conditions but iid; divides the batch size.
+        Examples that share statistics in all conditions but iid and shift (pk: examples of each
+        class); divides the batch size.
     sweep_lr
         Give each normalizer in each condition the best of several learning rates, found with one
         seed on a fifth of the training examples, held out. Test examples are not looked at.
     rates
         The learning rates to try; 1/9, 1/3, 1 and 3 times the task's own without.
     data_dir
-        Folder of the data sets.
+        Folder of the data sets, as torchvision lays them out; else what the environment variable
+        RENORM_DATA says, else `data`.
+    download
+        Have torchvision fetch what is missing there of mnist, fashion_mnist or cifar10.
     out
         Results file: JSON lines, one a run; read first, then appended to.
     workers
@@ -146,12 +156,14 @@ def compare(
         path = template.write(Path())
         messages.print(f"Wrote {path}. Now: renorm compare --task {path}:MyTask")
         return DONE
+    if download:
+        fetch(task, data_dir)
     grid = Grid.of(
         task,
         model,
         data_dir,
         normalizers=_split(normalizers),
-        conditions=None if conditions is None else _split(conditions),
+        conditions=_split(conditions),
         seeds=seeds,
         steps=steps,
         lr=lr,
@@ -192,7 +204,9 @@ def _executor(
         yield run_all, Site(workers=workers, memory=bound)
 
 
-def _split(names: tuple[str, ...]) -> tuple[str, ...]:
+def _split(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
     return tuple(part for name in names for part in name.split(",") if part.strip())
 
 

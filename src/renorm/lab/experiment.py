@@ -20,8 +20,7 @@ from renorm.lab.training import plan, task_of
 from renorm.report.records import Record, Specification
 from renorm.report.search import chosen_rates
 
-DEFAULT_NORMALIZERS = ("batch_norm", "batch_renorm", "group_norm")
-OWN = ("conditions", "steps", "lr", "batch_size", "group_size")
+OWN = ("normalizers", "conditions", "steps", "lr", "batch_size", "group_size")
 _WHAT = {
     "seeds": "seeds is how many seeds to run, at least 1 (an interval needs 2)",
     "search_seeds": "search_seeds is how many seeds try each learning rate, at least 1",
@@ -83,7 +82,7 @@ class Grid:
         reference = find(task, model)
         own = load(reference.name, reference.model, data)
         settings = {name: getattr(own, name) for name in OWN}
-        settings |= {"normalizers": DEFAULT_NORMALIZERS, "data": data}
+        settings["data"] = data
         settings |= {name: value for name, value in given.items() if value is not None}
         return cls(reference, **settings)
 

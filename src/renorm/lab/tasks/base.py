@@ -71,6 +71,7 @@ class Task(ABC):
     lr: ClassVar[float] = 0.1
     batch_size: ClassVar[int] = 32
     group_size: ClassVar[int] = 4
+    normalizers: ClassVar[tuple[str, ...]] = ("batch_norm", "batch_renorm", "group_norm")
     conditions: ClassVar[tuple[str, ...]] = ("iid", "microbatch", "clustered")
     data_parallel: ClassVar[bool] = False
 

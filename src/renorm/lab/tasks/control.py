@@ -79,6 +79,7 @@ class Control(Task):
     steps: ClassVar[int] = 10_000
     lr: ClassVar[float] = 1e-3
     batch_size: ClassVar[int] = 256
+    normalizers: ClassVar[tuple[str, ...]] = ("batch_norm", "batch_renorm", "layer_norm")
     conditions: ClassVar[tuple[str, ...]] = ("iid",)
 
     def __init__(

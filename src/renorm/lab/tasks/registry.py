@@ -32,12 +32,14 @@ class Entry:
         about: one line for the help.
         models: names of the nets it can train; the first is the default.
         build: (name of the net, folder of the data sets or None) -> task.
+        fetch: downloads the data set into a folder; None where there is nothing to download.
     """
 
     name: str
     about: str
     models: tuple[str, ...]
     build: Callable[[str, Path | None], Task]
+    fetch: Callable[[Path | None], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,21 @@ TASKS = {
             "MNIST, 60,000 digits of 28 x 28, judged by 5,000 of the test images",
             CLASSIFIERS,
             lambda model, folder: Mnist(partial(data.mnist, folder), model),
+            partial(data.mnist, download=True),
         ),
         Entry(
             "fashion_mnist",
             "Fashion-MNIST, 60,000 articles of clothing, judged by 5,000 of the test images",
             CLASSIFIERS,
             lambda model, folder: Mnist(partial(data.fashion_mnist, folder), model),
+            partial(data.fashion_mnist, download=True),
         ),
         Entry(
             "cifar10",
             "CIFAR-10, 50,000 photographs of 32 x 32, judged by 1,000 of the test images",
             ("resnet20", "convnet", "mlp", "vgg", "resnet18"),
             lambda model, folder: Cifar10(partial(data.cifar10, folder), model),
+            partial(data.cifar10, download=True),
         ),
         Entry(
             "omniglot",
@@ -109,6 +114,24 @@ TASKS = {
         ),
     )
 }
+
+
+def fetch(name: str, folder: Path | None) -> None:
+    """Download the data set of a task, where it is not there already.
+
+    Raises:
+        ArgumentError: there is no such task, or nothing to download for it.
+        DataError: it could not be downloaded, or is damaged.
+    """
+    found = find(name).name
+    fetcher = TASKS[found].fetch if found in TASKS else None
+    if fetcher is None:
+        able = [one.name for one in TASKS.values() if one.fetch is not None]
+        raise ArgumentError(
+            f"There is nothing that can be downloaded for the task {found}; there is for "
+            f"{', '.join(able)}. Leave the download out."
+        )
+    fetcher(folder)
 
 
 def find(name: str, model: str | None = None) -> Reference:
