@@ -156,6 +156,15 @@ def test_a_file_of_another_kind_is_refused(
     assert Path("compare.jsonl").read_text() == "my notes\n"
 
 
+def test_the_page_is_not_written_over_the_results(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*SMALL, "--out", "runs.html"]) == cli.USAGE
+    assert "Give runs.jsonl." in capsys.readouterr().err
+    assert not training.done
+    assert not Path("runs.html").exists()
+
+
 def test_help_explains_conditions_columns_and_resuming(
     training: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,6 +146,7 @@ def compare(
         path = template.write(Path())
         messages.print(f"Wrote {path}. Now: renorm compare --task {path}:MyTask")
         return DONE
+    store, page_at = Store(out), _page_of(out)
     grid = Grid.of(
         task,
         model,
@@ -166,8 +167,8 @@ def compare(
         _executor(ray, workers, memory) as (execute, site),
         Display(Console(stderr=True)) as display,
     ):
-        result = complete(grid, Store(out), replace(site, data=data_dir), display, execute)
-    return _show(grid, result, out, messages)
+        result = complete(grid, store, replace(site, data=data_dir), display, execute)
+    return _show(grid, result, out, page_at, messages)
 
 
 @contextmanager
@@ -190,6 +191,16 @@ def _executor(
     else:
         bound = memory_share(workers) if memory is None and workers > 1 else memory
         yield run_all, Site(workers=workers, memory=bound)
+
+
+def _page_of(out: Path) -> Path:
+    """Where the page goes: beside the results, never over them."""
+    if out.suffix.lower() == ".html":
+        raise ArgumentError(
+            f"The results file has one JSON line a run, and the page with charts is written beside "
+            f"it, ending in .html; got {out} for the results. Give {out.with_suffix('.jsonl')}."
+        )
+    return out.with_suffix(".html")
 
 
 def _split(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -217,12 +228,11 @@ def _command(grid: Grid, out: Path) -> str:
     return shlex.join(words)
 
 
-def _show(grid: Grid, result: Result, out: Path, messages: Console) -> int:
+def _show(grid: Grid, result: Result, out: Path, at: Path, messages: Console) -> int:
     if result.warning:
         messages.print(result.warning)
     shown = comparison.compare(result.wanted, result.records.values())
     console.show(shown, Console(), grid.about())
-    at = out.with_suffix(".html")
     page.write(at, shown, result.records.values(), grid.about(), _command(grid, out))
     messages.print(f"Records: {out}\nPage: {at}")
     if result.interrupted:
