@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Generator, Tensor, nn
 
+from renorm.errors import ArgumentError
 from renorm.lab import corrections
 from renorm.lab.conditions import Sampler, View
 from renorm.lab.examples import Examples
@@ -174,8 +175,25 @@ def _share(
 
 def _score(model: nn.Module, problem: Problem, plan: Plan) -> float | None:
     """The score on the test examples in eval mode; None if an output is not finite."""
-    outputs, answers = evaluate(model, problem, plan)
-    return problem.score(outputs, answers) if outputs.isfinite().all() else None
+    return judged(problem, *evaluate(model, problem, plan))
+
+
+def judged(problem: Problem, outputs: Tensor, targets: Tensor) -> float | None:
+    """The score as a plain number; None if an output is not finite.
+
+    Raises:
+        ArgumentError: the score of finite outputs is not finite.
+    """
+    if not outputs.isfinite().all():
+        return None
+    score = float(problem.score(outputs, targets))
+    if not math.isfinite(score):
+        raise ArgumentError(
+            f"A score is a finite number, more is better, got {score} for finite outputs "
+            f"{tuple(outputs.shape)} and targets {tuple(targets.shape)}. Mend score() where it "
+            "divides by zero or overflows."
+        )
+    return score
 
 
 def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
@@ -201,8 +219,10 @@ def evaluate(model: nn.Module, problem: Problem, plan: Plan) -> tuple[Tensor, Te
     return torch.cat(outputs), torch.cat(answers)
 
 
-def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, float]:
+def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | None, float | None]:
     """The score on test batches composed by the condition: in train mode, and in eval mode.
+
+    None for a mode whose outputs are not finite.
 
     There are as many batches as cover the test examples once, however often a batch repeats one.
     Each is seen in train mode by a copy of the model, so all meet the running statistics that the
@@ -229,8 +249,8 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, f
             answers.append(targets)
     targets = torch.cat(answers)
     return (
-        problem.score(torch.cat(in_train), targets),
-        problem.score(torch.cat(in_eval), targets),
+        judged(problem, torch.cat(in_train), targets),
+        judged(problem, torch.cat(in_eval), targets),
     )
 
 

@@ -1,0 +1,96 @@
+"""Tasks of a user's own that do what nobody expects."""
+
+from pathlib import Path
+
+import pytest
+
+from renorm.lab import pool
+from renorm.lab.experiment import Grid
+from renorm.report.records import Record, Specification, from_line, to_line
+
+BASE = """
+import sys
+import torch
+from torch import nn
+from renorm.lab.examples import TensorExamples
+from renorm.lab.tasks import Outcome, Supervised, Task
+
+
+class Base(Supervised):
+    steps, lr, batch_size, group_size = 10, 0.1, 16, 4
+
+    def data(self):
+        inputs = torch.randn(96, 5, generator=torch.Generator().manual_seed(0))
+        labels = (inputs.sum(1) > 0).long()
+        return (
+            TensorExamples(inputs[:64], labels[:64], labels[:64]),
+            TensorExamples(inputs[64:], labels[64:], labels[64:]),
+        )
+
+    def model(self):
+        return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def runs(body: str, **settings: object) -> tuple[Specification, ...]:
+    """The runs of a task Own with that body, of a file in this folder."""
+    Path("own.py").write_text(f"{BASE}class Own(Base):\n{body}\n")
+    given = {"normalizers": ("batch_norm",), "conditions": ("iid",), "seeds": 1}
+    return Grid.of(str(Path("own.py").resolve()) + ":Own", **(given | settings)).specifications()
+
+
+def attempted(body: str, **settings: object) -> Record:
+    return pool.attempt(runs(body, **settings)[0])
+
+
+@pytest.mark.parametrize(
+    ("score", "kept"),
+    [
+        ("torch.tensor(0.25)", 0.25),
+        ("torch.tensor([1])", 1.0),
+        ("True", 1.0),
+        ("outputs.double().numpy().mean() * 0", 0.0),
+    ],
+)
+def test_a_score_of_any_number_type_is_kept(score: str, kept: float, folder: Path) -> None:
+    record = attempted(f"    def score(self, outputs, targets): return {score}")
+    assert record.error is None
+    assert type(record.score) is float
+    assert record.score == kept
+    assert from_line(to_line(record)) == record
+
+
+@pytest.mark.parametrize("score", ["float('nan')", "torch.tensor(float('inf'))"])
+def test_a_score_that_is_not_finite_fails_its_run(score: str, folder: Path) -> None:
+    record = attempted(f"    def score(self, outputs, targets): return {score}")
+    assert "A score is a finite number" in str(record.error)
+    assert from_line(to_line(record)) == record
+
+
+def test_outputs_that_are_finite_in_eval_mode_alone_have_no_train_mode_score(folder: Path) -> None:
+    record = attempted(
+        "    def model(self):\n"
+        "        class Net(nn.Sequential):\n"
+        "            def forward(self, x):\n"
+        "                y = super().forward(x)\n"
+        "                return y / (torch.is_grad_enabled() or not self[1].training)\n"
+        "        return Net(*super().model())"
+    )
+    assert record.score is not None
+    assert record.eval_mode_score is not None
+    assert (record.train_mode_score, record.gap) == (None, None)
+
+
+@pytest.mark.parametrize("score", ["float('nan')", "True", "torch.tensor(1.0)"])
+def test_an_outcome_that_cannot_be_kept_fails_its_run(score: str, folder: Path) -> None:
+    record = attempted(f"    def train(self, plan): return Outcome({score})")
+    assert "cannot be kept" in str(record.error)
+    assert from_line(to_line(record)) == record
