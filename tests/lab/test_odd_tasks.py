@@ -1,9 +1,11 @@
 """Tasks of a user's own that do what nobody expects."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from renorm.errors import ArgumentError
 from renorm.lab import pool
 from renorm.lab.experiment import Grid
 from renorm.report.records import Record, Specification, from_line, to_line
@@ -40,14 +42,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def runs(body: str, **settings: object) -> tuple[Specification, ...]:
+def runs(body: str, **settings: Any) -> tuple[Specification, ...]:
     """The runs of a task Own with that body, of a file in this folder."""
     Path("own.py").write_text(f"{BASE}class Own(Base):\n{body}\n")
-    given = {"normalizers": ("batch_norm",), "conditions": ("iid",), "seeds": 1}
+    given: dict[str, Any] = {"normalizers": ("batch_norm",), "conditions": ("iid",), "seeds": 1}
     return Grid.of(str(Path("own.py").resolve()) + ":Own", **(given | settings)).specifications()
 
 
-def attempted(body: str, **settings: object) -> Record:
+def attempted(body: str, **settings: Any) -> Record:
     return pool.attempt(runs(body, **settings)[0])
 
 
@@ -94,3 +96,22 @@ def test_an_outcome_that_cannot_be_kept_fails_its_run(score: str, folder: Path) 
     record = attempted(f"    def train(self, plan): return Outcome({score})")
     assert "cannot be kept" in str(record.error)
     assert from_line(to_line(record)) == record
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_that_exits_fails_its_runs_and_the_grid_goes_on(workers: int, folder: Path) -> None:
+    ours = runs(
+        "    def model(self):\n"
+        "        if torch.initial_seed() == 0: sys.exit(3)\n"
+        "        return super().model()",
+        seeds=2,
+    )
+    records = {one.specification: one for one in pool.run_all(ours, pool.Site(workers=workers))}
+    assert "SystemExit: 3" in str(records[ours[0]].error)
+    assert records[ours[1]].score is not None
+
+
+def test_a_task_file_that_exits_is_explained(folder: Path) -> None:
+    Path("script.py").write_text("import sys\nsys.exit('usage: script.py FILE')\n")
+    with pytest.raises(ArgumentError, match=r"raised an error.*(?s:.)*usage: script.py FILE"):
+        Grid.of("script.py:Own")

@@ -64,10 +64,12 @@ def run_all(specifications: Sequence[Specification], site: Site) -> Generator[Re
 
 
 def attempt(specification: Specification, data: Path | None = None) -> Record:
-    """One run; an exception becomes a record with its traceback."""
+    """One run; an exception but Ctrl-C's becomes a record with its traceback."""
     try:
         return run(specification, data)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # sys.exit() in a user's code ends its run, not the grid
         return Record(specification, error=traceback.format_exc(), environment=describe())
 
 

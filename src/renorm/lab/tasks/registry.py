@@ -205,13 +205,13 @@ def users_code(name: str) -> Iterator[None]:
     """Show an error in a user's code as theirs, traceback and all, and not as one of this package.
 
     Raises:
-        ArgumentError: instead of any error but this package's own.
+        ArgumentError: instead of any error but this package's own, sys.exit() included.
     """
     try:
         yield
     except RenormError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself when it is imported
         raise ArgumentError(
             f"The task {name} raised an error. Mend it, and run the same command again.\n"
             f"{traceback.format_exc().rstrip()}"
