@@ -115,3 +115,29 @@ def test_a_task_file_that_exits_is_explained(folder: Path) -> None:
     Path("script.py").write_text("import sys\nsys.exit('usage: script.py FILE')\n")
     with pytest.raises(ArgumentError, match=r"raised an error.*(?s:.)*usage: script.py FILE"):
         Grid.of("script.py:Own")
+
+
+@pytest.mark.parametrize("drop", ["nn.Dropout(0.5)", "Functional()"])
+def test_dropout_is_no_part_of_the_gap(drop: str, folder: Path) -> None:
+    body = (
+        "    def model(self):\n"
+        "        class Functional(nn.Module):\n"
+        "            def forward(self, x): return nn.functional.dropout(x, 0.5, self.training)\n"
+        f"        return nn.Sequential(*super().model(), nn.Linear(2, 64), {drop}, "
+        "nn.Linear(64, 2))"
+    )
+    record = attempted(body, normalizers=("group_norm",))
+    assert record.gap == 0
+
+
+def test_what_a_model_keeps_in_eval_mode_stays_so_in_train_mode(folder: Path) -> None:
+    record = attempted(
+        "    def model(self):\n"
+        "        class Frozen(nn.Sequential):\n"
+        "            def train(self, mode=True):\n"
+        "                super().train(mode)\n"
+        "                self[1].eval()\n"
+        "                return self\n"
+        "        return Frozen(*super().model())"
+    )
+    assert record.gap == 0

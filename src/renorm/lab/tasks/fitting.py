@@ -10,12 +10,13 @@ from itertools import islice
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm.errors import ArgumentError
 from renorm.lab import corrections
 from renorm.lab.conditions import Sampler, View
 from renorm.lab.examples import Examples
-from renorm.lab.normalizers import Setting
+from renorm.lab.normalizers import PerGroup, Setting
 from renorm.lab.streams import ORDER, TEST, TEST_VIEWS, VIEWS, stream
 from renorm.lab.tasks.base import Plan
 from renorm.measure import Monitor
@@ -225,9 +226,10 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | 
     None for a mode whose outputs are not finite.
 
     There are as many batches as cover the test examples once, however often a batch repeats one.
-    Each is seen in train mode by a copy of the model, so all meet the running statistics that the
-    training left; ``model`` is put in eval mode and else stays as it is. With several ranks each is
-    given its share of a batch, as in training, and the running statistics are those of rank 0.
+    Each is seen by a copy of the model with its normalizers in train mode, so all meet the running
+    statistics that the training left; ``model`` is put in eval mode and else stays as it is. With
+    several ranks each is given its share of a batch, as in training, and the running statistics
+    are those of rank 0.
     """
     test, specification, ranks = problem.test, plan.specification, plan.ranks
     draw = stream(specification.seed, TEST)
@@ -243,7 +245,7 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | 
             inputs, targets = test.batch(indices)
             inputs = _viewed(inputs, plan.condition.test_view, specification.group_size, views)
             inputs = ranks.share(inputs).to(ranks.device)
-            trained = forward(copy.deepcopy(model).train(), inputs, _part_size(plan))
+            trained = forward(_by_batch_statistics(copy.deepcopy(model)), inputs, _part_size(plan))
             in_train.append(ranks.joined(trained).cpu())
             in_eval.append(ranks.joined(model(inputs)).cpu())
             answers.append(targets)
@@ -252,6 +254,16 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | 
         judged(problem, torch.cat(in_train), targets),
         judged(problem, torch.cat(in_eval), targets),
     )
+
+
+def _by_batch_statistics(model: nn.Module) -> nn.Module:
+    """The model in eval mode but for its normalizers: dropout is no part of the gap."""
+    model.train()  # as in training: a model may keep layers in eval mode
+    norms = [m for m in model.modules() if m.training and isinstance(m, _BatchNorm | PerGroup)]
+    model.eval()
+    for norm in norms:
+        norm.training = True
+    return model
 
 
 def _part_size(plan: Plan) -> int | None:
