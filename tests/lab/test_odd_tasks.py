@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from renorm.errors import ArgumentError
 from renorm.lab import pool
 from renorm.lab.experiment import Grid
+from renorm.lab.tasks import Supervised
+from renorm.lab.tasks.registry import load
+from renorm.lab.training import plan, task_of
 from renorm.report.records import Record, Specification, from_line, to_line
 
 BASE = """
@@ -141,3 +145,54 @@ def test_what_a_model_keeps_in_eval_mode_stays_so_in_train_mode(folder: Path) ->
         "        return Frozen(*super().model())"
     )
     assert record.gap == 0
+
+
+DRAWN = """
+        inputs = torch.randn(96, 5)
+        labels = (inputs.sum(1) > 0).long()
+        return (
+            TensorExamples(inputs[:64], labels[:64], labels[:64]),
+            TensorExamples(inputs[64:], labels[64:], labels[64:]),
+        )
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"    def data(self):{DRAWN}",
+        f"    def __init__(self): self.kept = self.drawn()\n"
+        f"    def data(self): return self.kept\n    def drawn(self):{DRAWN}",
+        f"    def data(self):\n        if not hasattr(self, 'kept'): self.kept = self.drawn()\n"
+        f"        return self.kept\n    def drawn(self):{DRAWN}",
+    ],
+    ids=["anew", "by the constructor", "once"],
+)
+def test_examples_at_random_are_the_same_in_every_run(body: str, folder: Path) -> None:
+    first, second = runs(body, seeds=2)
+    task = task_of(first)
+    assert isinstance(task, Supervised)
+    fresh = [pool.attempt(one) for one in (second, first)]
+    assert [pool.attempt(one) for one in (second, first)] == fresh
+    assert fresh[0].score is not None
+    load.cache_clear()
+    torch.rand(1)
+    other = task_of(first)
+    assert isinstance(other, Supervised)
+    assert other is not task
+    (before, _), (after, _) = (
+        (one.problem(plan(run)).train.batch(torch.arange(64)))
+        for one, run in ((task, first), (other, second))
+    )
+    assert torch.equal(before, after)
+    assert [pool.attempt(one) for one in (first, second)] == fresh[::-1]
+
+
+def test_a_default_dtype_is_not_left_behind(folder: Path) -> None:
+    record = attempted(
+        "    def model(self):\n"
+        "        torch.set_default_dtype(torch.float64)\n"
+        "        return super().model().float()"
+    )
+    assert record.error is None
+    assert torch.get_default_dtype() == torch.float32

@@ -15,6 +15,7 @@ from typing import Any
 
 from renorm.errors import ArgumentError, RenormError
 from renorm.lab import data
+from renorm.lab.isolation import isolated
 from renorm.lab.names import known
 from renorm.lab.tasks.base import Task
 from renorm.lab.tasks.cells import CellDetection
@@ -146,7 +147,7 @@ def load(name: str, model: str, folder: Path | None) -> Task:
     if ":" not in name:
         return TASKS[name].build(model, folder)
     factory = _factory(name)
-    with users_code(name):
+    with users_code(name), isolated(0):  # what it draws is the same in every process
         task = factory()
     if not isinstance(task, Task):
         raise ArgumentError(

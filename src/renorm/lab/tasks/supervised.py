@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from renorm.errors import ArgumentError
 from renorm.lab.examples import Examples, split
+from renorm.lab.isolation import isolated
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
 from renorm.lab.tasks.fitting import Problem, both_modes, fit, labels_of, normalized, sampler_of
 
@@ -71,7 +72,10 @@ class Supervised(Task):
         For a search on a validation split a fifth of each class is held out of the training
         examples; the test examples are not looked at.
         """
-        train, test = self.data()
+        # what data() draws is the same in every run, and leaves the weights as they are, whether it
+        # draws anew or keeps what it drew in an earlier one
+        with isolated(0):
+            train, test = self.data()
         if plan.specification.split == "validation":
             train, test = split(train, HELD_OUT_EVERY)
         return Problem(train, test, self.loss, self.score, self.chunk)
