@@ -80,6 +80,14 @@ def test_every_option_reaches_the_runs(training: Training) -> None:
     assert not Path("compare.jsonl").exists()
 
 
+def test_the_command_on_the_page_is_of_the_same_runs(training: Training) -> None:
+    rates = ["--lr", "0.123456789", "--rates", "0.0123456789", "0.5"]
+    assert cli.main([*SMALL, *rates]) == 0
+    command = Path("compare.html").read_text()
+    assert "--lr 0.123456789 " in command
+    assert "--rates 0.0123456789 0.5" in command
+
+
 def test_failed_runs_are_shown_and_the_exit_code_is_1(
     training: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,7 +214,7 @@ def _command(grid: Grid, out: Path) -> str:
         "model": grid.task.model,
         "seeds": grid.seeds,
         "steps": grid.steps,
-        "lr": f"{grid.lr:g}",
+        "lr": grid.lr,
         "batch-size": grid.batch_size,
         "group-size": grid.group_size,
         "out": out,
@@ -223,7 +223,7 @@ def _command(grid: Grid, out: Path) -> str:
     words = ["renorm", "compare"]
     for name, value in single.items():
         words += [f"--{name}", str(value)] if value else []
-    for name, values in (several | {"rates": [f"{rate:g}" for rate in grid.rates]}).items():
+    for name, values in (several | {"rates": map(str, grid.rates)}).items():
         words += [f"--{name}", *values] if values else []
     return shlex.join(words)
 
