@@ -47,10 +47,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def runs(body: str, **settings: Any) -> tuple[Specification, ...]:
-    """The runs of a task Own with that body, of a file in this folder."""
-    Path("own.py").write_text(f"{BASE}class Own(Base):\n{body}\n")
+    """The runs of a task Own with that body, of a new file in this folder."""
+    file = Path(f"own{len(list(Path().iterdir()))}.py").resolve()  # a process reads a file once
+    file.write_text(f"{BASE}class Own(Base):\n{body}\n")
     given: dict[str, Any] = {"normalizers": ("batch_norm",), "conditions": ("iid",), "seeds": 1}
-    return Grid.of(str(Path("own.py").resolve()) + ":Own", **(given | settings)).specifications()
+    return Grid.of(f"{file}:Own", **(given | settings)).specifications()
 
 
 def attempted(body: str, **settings: Any) -> Record:
@@ -196,3 +197,13 @@ def test_a_default_dtype_is_not_left_behind(folder: Path) -> None:
     )
     assert record.error is None
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("model", ["self.net", "nn.Sequential(self.net)"])
+def test_a_model_that_was_trained_before_is_refused(model: str, folder: Path) -> None:
+    kept = "    def __init__(self): self.net = Base.model(self)\n    def model(self): return "
+    first, second = runs(kept + model, seeds=2)
+    assert pool.attempt(first).error is None
+    assert "a Linear that an earlier run has trained" in str(pool.attempt(second).error)
+    first, second = runs(kept + f"__import__('copy').deepcopy({model})", seeds=2)
+    assert (pool.attempt(first).error, pool.attempt(second).error) == (None, None)

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from math import fsum
 from statistics import median
 from typing import ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,6 +19,7 @@ from renorm.lab.tasks.fitting import Problem, both_modes, fit, labels_of, normal
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 HELD_OUT_EVERY = 5
+_USED: WeakSet[nn.Module] = WeakSet()  # layers that runs of this process have trained
 
 
 class Supervised(Task):
@@ -122,10 +124,28 @@ class Supervised(Task):
                     "does not mix examples, such as group_norm."
                 ) from error
 
+    def _new_model(self) -> nn.Module:
+        """The model of a run.
+
+        Raises:
+            ArgumentError: a layer of it is that of an earlier run, and so trained already.
+        """
+        model = self.model()
+        own = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(False))]
+        for layer in own:
+            if layer in _USED:
+                raise ArgumentError(
+                    f"model() of {type(self).__name__} returned a model with a "
+                    f"{type(layer).__name__} that an earlier run has trained. Build a new model "
+                    "in model(), at every call, or return a copy.deepcopy of the one you keep."
+                )
+        _USED.update(own)
+        return model
+
     def train(self, plan: Plan) -> Outcome:
         """Train with a learning rate that falls to 0 along a cosine, then test."""
         problem = self.problem(plan)
-        model = normalized(self.model(), plan, problem.train)
+        model = normalized(self._new_model(), plan, problem.train)
         course = fit(model, self.optimizer(model, plan.specification.lr), problem, plan)
         curve = tuple(course.curve)
         if course.diverged_at is not None:
