@@ -1,5 +1,6 @@
 """Tasks of a user's own that do what nobody expects."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,22 @@ def test_a_model_that_was_trained_before_is_refused(model: str, folder: Path) ->
     assert "a Linear that an earlier run has trained" in str(pool.attempt(second).error)
     first, second = runs(kept + f"__import__('copy').deepcopy({model})", seeds=2)
     assert (pool.attempt(first).error, pool.attempt(second).error) == (None, None)
+
+
+def test_a_task_file_may_import_what_lies_beside_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    beside = Path("deeper", "beside_of_own.py")
+    beside.parent.mkdir()
+    beside.write_text(BASE)
+    beside.with_name("own.py").write_text("from beside_of_own import Base as Own\n")
+    assert Grid.of("deeper/own.py:Own").steps == 10
+
+
+def test_a_module_may_lie_in_the_working_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one])
+    Path("module_of_own.py").write_text(BASE)
+    assert Grid.of("module_of_own:Base").steps == 10

@@ -178,10 +178,14 @@ def _is_task(value: Any) -> bool:
 def _module(place: str) -> ModuleType:
     """The module at a path that ends in .py, or of a dotted name.
 
+    It may import what lies beside the file, or in the working directory, whether renorm was started
+    by its script or by ``python -m``.
+
     Raises:
         ArgumentError: there is none, or it raises an error.
     """
     if not place.endswith(".py"):
+        _let_import_from(Path.cwd())
         with users_code(place):
             return importlib.import_module(place)
     path = Path(place).resolve()
@@ -195,10 +199,16 @@ def _module(place: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    _let_import_from(path.parent)
     sys.modules[name] = module  # pickle and dataclasses look their module up here
     with users_code(place):
         spec.loader.exec_module(module)
     return module
+
+
+def _let_import_from(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last, so that a file there hides no library
 
 
 @contextmanager
