@@ -87,6 +87,14 @@ def test_every_option_reaches_the_runs(training: Training) -> None:
     assert not Path("compare.jsonl").exists()
 
 
+def test_the_command_on_the_page_is_of_the_same_runs(training: Training) -> None:
+    rates = ["--lr", "0.123456789", "--rates", "0.0123456789", "0.5"]
+    assert cli.main([*SMALL, *rates]) == 0
+    command = Path("compare.html").read_text()
+    assert "--lr 0.123456789 " in command
+    assert "--rates 0.0123456789 0.5" in command
+
+
 def test_failed_runs_are_shown_and_the_exit_code_is_1(
     training: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +169,15 @@ def test_a_file_of_another_kind_is_refused(
     assert cli.main(SMALL) == 2
     assert "compare.jsonl, line 1 is no record of renorm" in capsys.readouterr().err
     assert Path("compare.jsonl").read_text() == "my notes\n"
+
+
+def test_the_page_is_not_written_over_the_results(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*SMALL, "--out", "runs.html"]) == cli.USAGE
+    assert "Give runs.jsonl." in capsys.readouterr().err
+    assert not training.done
+    assert not Path("runs.html").exists()
 
 
 def test_help_explains_conditions_columns_and_resuming(

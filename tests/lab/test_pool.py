@@ -133,11 +133,29 @@ def test_an_answer_that_is_lost_fails_its_run() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"workers": 0}, "at least 1, got 0"), ({"memory": 0.0}, "above 0, got 0.0")],
+    [
+        ({"workers": 0}, "at least 1, got 0"),
+        ({"memory": 0.0}, "above 0 and at most .*, got 0.0"),
+        ({"memory": float("inf")}, "above 0 and at most .*, got inf"),
+        ({"memory": 1e300}, r"above 0 and at most .*, got 1e\+300"),
+    ],
 )
 def test_a_site_refuses_what_cannot_be(settings: dict, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         Site(**settings)
+
+
+@pytest.mark.parametrize(("hard", "bound"), [(-1, 2**33), (2**40, 2**33), (2**32, 2**32)])
+def test_a_stricter_bound_of_memory_stays(
+    hard: int, bound: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    hard = resource.RLIM_INFINITY if hard == -1 else hard
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (hard, hard))
+    given = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: given.append(pair))
+    pool.bound_memory(8.0)
+    assert given == [(bound, bound)]
 
 
 def test_the_share_of_memory_falls_with_the_workers() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from renorm.errors import RecordError
+from renorm.errors import ArgumentError, RecordError
 from renorm.lab.store import Store
 from renorm.report.records import Record, to_line
 from report.constructed import PLAIN, diverged, finished
@@ -124,6 +124,20 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(store: Store) -> N
     write(other)
     other.append(SECOND)
     assert store.read() == (by_run(FIRST, SECOND), None)
+
+
+def test_a_file_has_one_writer_by_whatever_name(store: Store) -> None:
+    link = store.path.with_name("link.jsonl")
+    link.symlink_to(store.path.name)
+    refused = pytest.raises(RecordError, match="Another process is writing")
+    with store.writing(), refused, Store(link).writing():
+        pass
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_explained(path: str) -> None:
+    with pytest.raises(ArgumentError, match=r"The results file needs a name, got .*compare\.jsonl"):
+        Store(Path(path))
 
 
 def test_records_of_several_processes_are_all_there_and_whole(store: Store) -> None:

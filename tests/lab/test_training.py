@@ -181,15 +181,16 @@ def test_weights_that_give_no_finite_outputs_are_a_divergence(
     assert (record.diverged_at, record.score) == (2, None)
 
 
-class ClassMean(torch.nn.Module):
+class ClassMean(torch.nn.BatchNorm2d):
     """Tells the classes of a group apart from its images in train mode alone."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(1)
         self.seen = 0
         self.sizes: list[int] = []
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        images = input
         self.seen += 1
         self.sizes.append(len(images))
         task = digits()  # of its own, to look labels up

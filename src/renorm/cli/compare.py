@@ -156,6 +156,7 @@ def compare(
         path = template.write(Path())
         messages.print(f"Wrote {path}. Now: renorm compare --task {path}:MyTask")
         return DONE
+    store, page_at = Store(out), _page_of(out)
     if download:
         fetch(task, data_dir)
     grid = Grid.of(
@@ -178,8 +179,8 @@ def compare(
         _executor(ray, workers, memory) as (execute, site),
         Display(Console(stderr=True)) as display,
     ):
-        result = complete(grid, Store(out), replace(site, data=data_dir), display, execute)
-    return _show(grid, result, out, messages)
+        result = complete(grid, store, replace(site, data=data_dir), display, execute)
+    return _show(grid, result, out, page_at, messages)
 
 
 @contextmanager
@@ -204,6 +205,16 @@ def _executor(
         yield run_all, Site(workers=workers, memory=bound)
 
 
+def _page_of(out: Path) -> Path:
+    """Where the page goes: beside the results, never over them."""
+    if out.suffix.lower() == ".html":
+        raise ArgumentError(
+            f"The results file has one JSON line a run, and the page with charts is written beside "
+            f"it, ending in .html; got {out} for the results. Give {out.with_suffix('.jsonl')}."
+        )
+    return out.with_suffix(".html")
+
+
 def _split(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
@@ -217,7 +228,7 @@ def _command(grid: Grid, out: Path) -> str:
         "model": grid.task.model,
         "seeds": grid.seeds,
         "steps": grid.steps,
-        "lr": f"{grid.lr:g}",
+        "lr": grid.lr,
         "batch-size": grid.batch_size,
         "group-size": grid.group_size,
         "out": out,
@@ -226,17 +237,16 @@ def _command(grid: Grid, out: Path) -> str:
     words = ["renorm", "compare"]
     for name, value in single.items():
         words += [f"--{name}", str(value)] if value else []
-    for name, values in (several | {"rates": [f"{rate:g}" for rate in grid.rates]}).items():
+    for name, values in (several | {"rates": map(str, grid.rates)}).items():
         words += [f"--{name}", *values] if values else []
     return shlex.join(words)
 
 
-def _show(grid: Grid, result: Result, out: Path, messages: Console) -> int:
+def _show(grid: Grid, result: Result, out: Path, at: Path, messages: Console) -> int:
     if result.warning:
         messages.print(result.warning)
     shown = comparison.compare(result.wanted, result.records.values())
     console.show(shown, Console(), grid.about())
-    at = out.with_suffix(".html")
     page.write(at, shown, result.records.values(), grid.about(), _command(grid, out))
     messages.print(f"Records: {out}\nPage: {at}")
     if result.interrupted:

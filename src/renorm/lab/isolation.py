@@ -12,6 +12,8 @@ import torch
 def isolated(seed: int) -> Iterator[None]:
     """Seed the global generators, use one thread, record gradients; put all back at the end.
 
+    So is torch's default dtype, whatever is done to it inside.
+
     The generators are torch's for the CPU, numpy's and Python's: replay buffers draw from the
     second, augmentations of images from any. One thread makes sums, and so results, the same on
     every number of cores.
@@ -28,6 +30,7 @@ def isolated(seed: int) -> Iterator[None]:
     True
     """
     state, threads = torch.get_rng_state(), torch.get_num_threads()
+    dtype = torch.get_default_dtype()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         torch.default_generator.manual_seed(seed)
@@ -37,6 +40,7 @@ def isolated(seed: int) -> Iterator[None]:
         with torch.enable_grad():
             yield
     finally:
+        torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
         random.setstate(python_state)
         np.random.set_state(numpy_state)

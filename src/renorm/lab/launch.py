@@ -129,7 +129,7 @@ class Launch:
             group = PrefixStore(f"renorm/{self._turn}/group", self.store)
             dist.init_process_group(self.backend, store=group, rank=rank, world_size=world)
             record = run(specification, data, self.ranks)
-        except Exception:
+        except (Exception, SystemExit):
             place = self.store.add(f"renorm/{self._turn}/failed", 1)
             said = f"{place} Rank {rank} of {world}:\n{traceback.format_exc()}"
         finally:

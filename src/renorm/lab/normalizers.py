@@ -108,8 +108,11 @@ def _none(model: nn.Module, setting: Setting) -> nn.Module:
 
 
 def _of_groups(norm: _BatchNorm, groups: int) -> nn.GroupNorm:
+    """Group norm with the layer's weight and bias, such as a weight of 0 that ends a block."""
     channels = norm.num_features
-    return nn.GroupNorm(math.gcd(groups, channels), channels, norm.eps, norm.affine)
+    new = nn.GroupNorm(math.gcd(groups, channels), channels, norm.eps, norm.affine)
+    new.weight, new.bias = norm.weight, norm.bias
+    return new
 
 
 NORMALIZERS = {

@@ -19,6 +19,7 @@ from renorm.lab.training import run
 from renorm.report.records import Record, Specification
 
 GIB = 2**30
+MOST = 2**32  # GiB: more does not fit in a number of bytes
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Site:
         data: folder of the data sets; None for the default.
         workers: processes, of one thread each; with 1 the runs are done in this one.
         memory: GiB of data that each worker process may hold, above 0; None for no bound. A run
-            that needs more has failed.
+            that needs more has failed, and so has every run where the libraries alone take more.
 
     Raises:
         ArgumentError: a number outside its range.
@@ -44,9 +45,10 @@ class Site:
             raise ArgumentError(
                 f"workers is how many processes train, at least 1, got {self.workers}."
             )
-        if self.memory is not None and not self.memory > 0:
+        if self.memory is not None and not 0 < self.memory <= MOST:
             raise ArgumentError(
-                f"memory is the GiB that each process may hold, above 0, got {self.memory}."
+                f"memory is the GiB that each process may hold, above 0 and at most {MOST:,}, got "
+                f"{self.memory}."
             )
 
 
@@ -64,10 +66,12 @@ def run_all(specifications: Sequence[Specification], site: Site) -> Generator[Re
 
 
 def attempt(specification: Specification, data: Path | None = None) -> Record:
-    """One run; an exception becomes a record with its traceback."""
+    """One run; an exception but Ctrl-C's becomes a record with its traceback."""
     try:
         return run(specification, data)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # sys.exit() in a user's code ends its run, not the grid
         return Record(specification, error=traceback.format_exc(), environment=describe())
 
 
@@ -117,10 +121,17 @@ def prepare_worker(memory: float | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if memory is not None:
-        import resource
+        bound_memory(memory)
 
-        size = int(memory * GIB)
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+def bound_memory(gib: float) -> None:
+    """Let this process hold no more data than that; a stricter bound that it has stays."""
+    import resource
+
+    size, (_, hard) = int(gib * GIB), resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        size = min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
 def _end_with_parent() -> None:

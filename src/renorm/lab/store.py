@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from renorm.errors import RecordError
+from renorm.errors import ArgumentError, RecordError
 from renorm.report.records import Record, Specification, from_line, to_line
 
 START = b'{"schema": '
@@ -25,17 +25,26 @@ class Store:
 
     One process writes at a time: a hidden file beside it, ``.NAME.lock``, is locked meanwhile. The
     operating system lets go of the lock when the process ends, however it ends; the file stays.
+    Of a symbolic link it lies beside the file itself, so that it is one whatever the name.
 
     Args:
         path: the file; its folder must be there.
+
+    Raises:
+        ArgumentError: the path names no file, such as ``.``.
     """
 
     path: Path
     _lock: FileLock = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        beside = self.path.with_name(f".{self.path.name}.lock")
-        object.__setattr__(self, "_lock", FileLock(beside))
+        if not self.path.name:
+            raise ArgumentError(
+                f"The results file needs a name, got {str(self.path)!r}. Give a file, such as "
+                f"{self.path / 'compare.jsonl'}."
+            )
+        file = Path(os.path.realpath(self.path))
+        object.__setattr__(self, "_lock", FileLock(file.with_name(f".{file.name}.lock")))
 
     def read(self) -> tuple[dict[Specification, Record], str | None]:
         """All records by specification, the last of each, and a warning about a torn last line.

@@ -4,7 +4,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from renorm.errors import ArgumentError
+from renorm.errors import ArgumentError, RecordError
 from renorm.lab.conditions import CONDITIONS
 from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
@@ -12,7 +12,7 @@ from renorm.lab.normalizers import NORMALIZERS
 from renorm.lab.ranks import ALONE, Ranks
 from renorm.lab.tasks import Outcome, Plan, Task
 from renorm.lab.tasks.registry import check_source, load
-from renorm.report.records import RECIPE, Record, Specification
+from renorm.report.records import RECIPE, Record, Specification, from_line, to_line
 
 
 def run(specification: Specification, data: Path | None = None, ranks: Ranks = ALONE) -> Record:
@@ -25,7 +25,8 @@ def run(specification: Specification, data: Path | None = None, ranks: Ranks = A
 
     Raises:
         ArgumentError: it is a run of another number of ranks, of another version of this package
-            that trains otherwise, or of another version of a user's file.
+            that trains otherwise, or of another version of a user's file; or the outcome has
+            something else than finite numbers.
     """
     if ranks.world != specification.ranks:
         raise ArgumentError(
@@ -42,7 +43,7 @@ def run(specification: Specification, data: Path | None = None, ranks: Ranks = A
     task = task_of(specification, data)
     with isolated(specification.seed):
         outcome = task.train(plan(specification, ranks))
-    return Record(
+    record = Record(
         specification,
         task.metric.name,
         task.metric.percent,
@@ -50,6 +51,18 @@ def run(specification: Specification, data: Path | None = None, ranks: Ranks = A
         cpu_seconds=round(time.process_time() - started, 3),
         environment=describe(),
     )
+    return _as_kept(record)
+
+
+def _as_kept(record: Record) -> Record:
+    """The record as it will be read again, so that what cannot be kept fails its own run alone."""
+    try:
+        return from_line(to_line(record))
+    except (RecordError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"The outcome of {record.specification.task} cannot be kept: {error}. An Outcome has "
+            "finite plain numbers, and None where there is none."
+        ) from error
 
 
 def task_of(specification: Specification, data: Path | None = None) -> Task:

@@ -10,11 +10,13 @@ from itertools import islice
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from renorm.errors import ArgumentError
 from renorm.lab import corrections
 from renorm.lab.conditions import Sampler, View
 from renorm.lab.examples import Examples
-from renorm.lab.normalizers import Setting
+from renorm.lab.normalizers import PerGroup, Setting
 from renorm.lab.streams import ORDER, TEST, TEST_VIEWS, VIEWS, stream
 from renorm.lab.tasks.base import Plan
 from renorm.measure import Monitor
@@ -174,8 +176,25 @@ def _share(
 
 def _score(model: nn.Module, problem: Problem, plan: Plan) -> float | None:
     """The score on the test examples in eval mode; None if an output is not finite."""
-    outputs, answers = evaluate(model, problem, plan)
-    return problem.score(outputs, answers) if outputs.isfinite().all() else None
+    return judged(problem, *evaluate(model, problem, plan))
+
+
+def judged(problem: Problem, outputs: Tensor, targets: Tensor) -> float | None:
+    """The score as a plain number; None if an output is not finite.
+
+    Raises:
+        ArgumentError: the score of finite outputs is not finite.
+    """
+    if not outputs.isfinite().all():
+        return None
+    score = float(problem.score(outputs, targets))
+    if not math.isfinite(score):
+        raise ArgumentError(
+            f"A score is a finite number, more is better, got {score} for finite outputs "
+            f"{tuple(outputs.shape)} and targets {tuple(targets.shape)}. Mend score() where it "
+            "divides by zero or overflows."
+        )
+    return score
 
 
 def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
@@ -201,13 +220,16 @@ def evaluate(model: nn.Module, problem: Problem, plan: Plan) -> tuple[Tensor, Te
     return torch.cat(outputs), torch.cat(answers)
 
 
-def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, float]:
+def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | None, float | None]:
     """The score on test batches composed by the condition: in train mode, and in eval mode.
 
+    None for a mode whose outputs are not finite.
+
     There are as many batches as cover the test examples once, however often a batch repeats one.
-    Each is seen in train mode by a copy of the model, so all meet the running statistics that the
-    training left; ``model`` is put in eval mode and else stays as it is. With several ranks each is
-    given its share of a batch, as in training, and the running statistics are those of rank 0.
+    Each is seen by a copy of the model with its normalizers in train mode, so all meet the running
+    statistics that the training left; ``model`` is put in eval mode and else stays as it is. With
+    several ranks each is given its share of a batch, as in training, and the running statistics
+    are those of rank 0.
     """
     test, specification, ranks = problem.test, plan.specification, plan.ranks
     draw = stream(specification.seed, TEST)
@@ -223,15 +245,25 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, f
             inputs, targets = test.batch(indices)
             inputs = _viewed(inputs, plan.condition.test_view, specification.group_size, views)
             inputs = ranks.share(inputs).to(ranks.device)
-            trained = forward(copy.deepcopy(model).train(), inputs, _part_size(plan))
+            trained = forward(_by_batch_statistics(copy.deepcopy(model)), inputs, _part_size(plan))
             in_train.append(ranks.joined(trained).cpu())
             in_eval.append(ranks.joined(model(inputs)).cpu())
             answers.append(targets)
     targets = torch.cat(answers)
     return (
-        problem.score(torch.cat(in_train), targets),
-        problem.score(torch.cat(in_eval), targets),
+        judged(problem, torch.cat(in_train), targets),
+        judged(problem, torch.cat(in_eval), targets),
     )
+
+
+def _by_batch_statistics(model: nn.Module) -> nn.Module:
+    """The model in eval mode but for its normalizers: dropout is no part of the gap."""
+    model.train()  # as in training: a model may keep layers in eval mode
+    norms = [m for m in model.modules() if m.training and isinstance(m, _BatchNorm | PerGroup)]
+    model.eval()
+    for norm in norms:
+        norm.training = True
+    return model
 
 
 def _part_size(plan: Plan) -> int | None:

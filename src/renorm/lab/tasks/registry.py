@@ -15,6 +15,7 @@ from typing import Any
 
 from renorm.errors import ArgumentError, RenormError
 from renorm.lab import data
+from renorm.lab.isolation import isolated
 from renorm.lab.names import known
 from renorm.lab.tasks.base import Task
 from renorm.lab.tasks.cells import CellDetection
@@ -169,7 +170,7 @@ def load(name: str, model: str, folder: Path | None) -> Task:
     if ":" not in name:
         return TASKS[name].build(model, folder)
     factory = _factory(name)
-    with users_code(name):
+    with users_code(name), isolated(0):  # what it draws is the same in every process
         task = factory()
     if not isinstance(task, Task):
         raise ArgumentError(
@@ -200,10 +201,14 @@ def _is_task(value: Any) -> bool:
 def _module(place: str) -> ModuleType:
     """The module at a path that ends in .py, or of a dotted name.
 
+    It may import what lies beside the file, or in the working directory, whether renorm was started
+    by its script or by ``python -m``.
+
     Raises:
         ArgumentError: there is none, or it raises an error.
     """
     if not place.endswith(".py"):
+        _let_import_from(Path.cwd())
         with users_code(place):
             return importlib.import_module(place)
     path = Path(place).resolve()
@@ -217,10 +222,16 @@ def _module(place: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    _let_import_from(path.parent)
     sys.modules[name] = module  # pickle and dataclasses look their module up here
     with users_code(place):
         spec.loader.exec_module(module)
     return module
+
+
+def _let_import_from(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last, so that a file there hides no library
 
 
 @contextmanager
@@ -228,13 +239,13 @@ def users_code(name: str) -> Iterator[None]:
     """Show an error in a user's code as theirs, traceback and all, and not as one of this package.
 
     Raises:
-        ArgumentError: instead of any error but this package's own.
+        ArgumentError: instead of any error but this package's own, sys.exit() included.
     """
     try:
         yield
     except RenormError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself when it is imported
         raise ArgumentError(
             f"The task {name} raised an error. Mend it, and run the same command again.\n"
             f"{traceback.format_exc().rstrip()}"

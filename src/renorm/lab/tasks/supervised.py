@@ -4,6 +4,7 @@ from abc import abstractmethod
 from math import fsum
 from statistics import median
 from typing import ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,12 +12,14 @@ from torch.nn import functional as F
 
 from renorm.errors import ArgumentError
 from renorm.lab.examples import Examples, split
+from renorm.lab.isolation import isolated
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
 from renorm.lab.tasks.fitting import Problem, both_modes, fit, labels_of, normalized, sampler_of
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 HELD_OUT_EVERY = 5
+_USED: WeakSet[nn.Module] = WeakSet()  # layers that runs of this process have trained
 
 
 class Supervised(Task):
@@ -71,7 +74,10 @@ class Supervised(Task):
         For a search on a validation split a fifth of each class is held out of the training
         examples; the test examples are not looked at.
         """
-        train, test = self.data()
+        # what data() draws is the same in every run, and leaves the weights as they are, whether it
+        # draws anew or keeps what it drew in an earlier one
+        with isolated(0):
+            train, test = self.data()
         if plan.specification.split == "validation":
             train, test = split(train, HELD_OUT_EVERY)
         return Problem(train, test, self.loss, self.score, self.chunk)
@@ -118,10 +124,28 @@ class Supervised(Task):
                     "does not mix examples, such as group_norm."
                 ) from error
 
+    def _new_model(self) -> nn.Module:
+        """The model of a run.
+
+        Raises:
+            ArgumentError: a layer of it is that of an earlier run, and so trained already.
+        """
+        model = self.model()
+        own = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(False))]
+        for layer in own:
+            if layer in _USED:
+                raise ArgumentError(
+                    f"model() of {type(self).__name__} returned a model with a "
+                    f"{type(layer).__name__} that an earlier run has trained. Build a new model "
+                    "in model(), at every call, or return a copy.deepcopy of the one you keep."
+                )
+        _USED.update(own)
+        return model
+
     def train(self, plan: Plan) -> Outcome:
         """Train with a learning rate that falls to 0 along a cosine, then test."""
         problem = self.problem(plan)
-        model = normalized(self.model(), plan, problem.train)
+        model = normalized(self._new_model(), plan, problem.train)
         course = fit(model, self.optimizer(model, plan.specification.lr), problem, plan)
         curve = tuple(course.curve)
         if course.diverged_at is not None:
