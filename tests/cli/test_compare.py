@@ -149,7 +149,7 @@ def test_a_torn_line_is_reported(training: Training, capsys: pytest.CaptureFixtu
         ("--model resnet", "no model 'resnet'"),
         ("--task nowhere.py:Mine", "no file nowhere.py"),
         ("--rates 0.1 -1", "above 0 and finite, got -1.0"),
-        ("--memory 0", "above 0, got 0.0"),
+        ("--memory 0", "above 0 and at most 4,294,967,296, got 0.0"),
     ],
 )
 def test_a_mistake_is_explained_with_exit_code_2(

@@ -74,10 +74,10 @@ def test_batch_renorm_has_the_limits_of_the_run_and_the_groups() -> None:
     assert (layer.limits, layer.microbatch) == (limits.over(100), 4)
 
 
-def test_cross_iteration_borrows_after_a_tenth_of_the_run() -> None:
+def test_cross_iteration_borrows_after_a_third_of_the_run() -> None:
     (layer, *_) = norms(applied("cross_iteration"))
     assert isinstance(layer, CrossIterationBatchNorm2d)
-    assert (layer.window, layer.burn_in) == (8, 10)
+    assert (layer.window, layer.burn_in) == (8, 33)
 
 
 def test_group_norm_does_not_mix_examples() -> None:

@@ -61,6 +61,24 @@ def test_another_content_is_another_task(own: Path) -> None:
             r"raised an error.*(?s:.)*KeyError: 'mine'",
         ),
         (
+            "Two",
+            "class Two(MyTask):\n    def model(self):\n"
+            "        class Pair(nn.Module):\n            def forward(self, x): return x, x\n"
+            "        return nn.Sequential(nn.BatchNorm1d(2), Pair())",
+            "returns one tensor .* got tuple",
+        ),
+        (
+            "Each",
+            "class Each(MyTask):\n    def loss(self, outputs, targets):\n"
+            "        return nn.functional.cross_entropy(outputs, targets, reduction='none')",
+            r"one number as a tensor, .* got Tensor of shape \(32,\)",
+        ),
+        (
+            "Plain",
+            "class Plain(MyTask):\n    def loss(self, outputs, targets): return 0.5",
+            "one number as a tensor, .* got float",
+        ),
+        (
             "Bare",
             "class Bare(MyTask):\n    def data(self):\n"
             "        x = torch.zeros(64, 2); return TensorExamples(x, x), TensorExamples(x, x)",
@@ -96,3 +114,8 @@ def test_a_run_that_raises_is_marked_and_the_grid_goes_on(own: Path) -> None:
     assert broken == [1, 1, 1]
     assert "RuntimeError: odd seed" in str(result.records[wanted.specifications()[3]].error)
     assert len(result.records) == 9
+
+
+def test_a_file_without_the_name_of_a_task_is_explained(own: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"Give my_task\.py:MyTask"):
+        find("my_task.py")

@@ -27,7 +27,7 @@ ROUNDING = 1e-5
 
 def trained(
     specification: Specification, ranks: Ranks
-) -> tuple[Course, dict[str, Tensor], tuple[float, float]]:
+) -> tuple[Course, dict[str, Tensor], tuple[float | None, float | None]]:
     """How the training went, the weights and statistics, and the scores in both modes."""
     task, plan = training.task_of(specification), training.plan(specification, ranks)
     assert isinstance(task, Supervised)

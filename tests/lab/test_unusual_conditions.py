@@ -94,10 +94,6 @@ def test_the_trial_draws_nothing_from_the_global_generator() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_groups_of_two_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError
-
     monkeypatch.setattr(module, "normalized", refuse)
     Rows().check(planned("batch_norm", "microbatch", 2))
 

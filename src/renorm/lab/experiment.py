@@ -144,7 +144,7 @@ class Grid:
             *place,
             seed,
             self.steps,
-            self.lr if lr is None else lr,
+            float(self.lr if lr is None else lr),
             self.batch_size,
             self.group_size,
             split,

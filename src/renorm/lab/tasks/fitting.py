@@ -80,7 +80,7 @@ def normalized(model: nn.Module, plan: Plan, examples: Examples) -> nn.Module:
     """The model with the normalizer of the plan in place of nn.BatchNorm."""
     sampler, specification = sampler_of(plan), plan.specification
     group = sampler.group_size
-    if group == specification.batch_size or _part_size(plan):
+    if group == specification.batch_size or part_size(plan):
         group = None
     example, _ = examples.batch(torch.arange(min(2, len(examples))))
     model = plan.normalizer.apply(model, Setting(group, specification.steps, example))
@@ -110,7 +110,7 @@ def _trained(
     monitor: Monitor | None = None,
 ) -> Course:
     specification, ranks, course = plan.specification, plan.ranks, Course()
-    steps, labels, part = specification.steps, labels_of(problem.train), _part_size(plan)
+    steps, labels, part = specification.steps, labels_of(problem.train), part_size(plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     marks = {math.ceil(steps * point / POINTS) for point in range(1, POINTS + 1)}
     late = steps - math.ceil(steps / POINTS)
@@ -199,9 +199,14 @@ def judged(problem: Problem, outputs: Tensor, targets: Tensor) -> float | None:
 
 def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
     """The outputs for a batch, in one forward or ``part`` examples at a time."""
-    if part is None:
-        return model(inputs)
-    return torch.cat([model(some) for some in inputs.split(part)])
+    outputs = [model(some) for some in (inputs.split(part) if part else [inputs])]
+    if not isinstance(outputs[0], Tensor):
+        raise ArgumentError(
+            f"A model in the lab returns one tensor with an entry for each example, got "
+            f"{type(outputs[0]).__name__}. Wrap it in a module that returns the one that loss() and "
+            "score() need."
+        )
+    return torch.cat(outputs) if part else outputs[0]
 
 
 def evaluate(model: nn.Module, problem: Problem, plan: Plan) -> tuple[Tensor, Tensor]:
@@ -245,7 +250,7 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | 
             inputs, targets = test.batch(indices)
             inputs = _viewed(inputs, plan.condition.test_view, specification.group_size, views)
             inputs = ranks.share(inputs).to(ranks.device)
-            trained = forward(_by_batch_statistics(copy.deepcopy(model)), inputs, _part_size(plan))
+            trained = forward(_by_batch_statistics(copy.deepcopy(model)), inputs, part_size(plan))
             in_train.append(ranks.joined(trained).cpu())
             in_eval.append(ranks.joined(model(inputs)).cpu())
             answers.append(targets)
@@ -266,7 +271,7 @@ def _by_batch_statistics(model: nn.Module) -> nn.Module:
     return model
 
 
-def _part_size(plan: Plan) -> int | None:
+def part_size(plan: Plan) -> int | None:
     """Examples in a forward, where a batch needs several; None for one forward."""
     specification = plan.specification
     size = sampler_of(plan).group_size

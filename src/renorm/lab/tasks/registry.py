@@ -149,6 +149,11 @@ def find(name: str, model: str | None = None) -> Reference:
             )
         _factory(name)
         return Reference(name, "", _fingerprint(name))
+    if name.endswith(".py"):
+        raise ArgumentError(
+            f"A task of your own is named by its file and its class, got {name!r} alone. Give "
+            f"{name}:MyTask, with the name of yours."
+        )
     (name,) = known("task", [name], TASKS)
     models = {one: one for one in TASKS[name].models}
     (model,) = known("model", [model or TASKS[name].models[0]], models)

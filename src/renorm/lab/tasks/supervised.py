@@ -14,7 +14,16 @@ from renorm.errors import ArgumentError
 from renorm.lab.examples import Examples, split
 from renorm.lab.isolation import isolated
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
-from renorm.lab.tasks.fitting import Problem, both_modes, fit, labels_of, normalized, sampler_of
+from renorm.lab.tasks.fitting import (
+    Problem,
+    both_modes,
+    fit,
+    forward,
+    labels_of,
+    normalized,
+    part_size,
+    sampler_of,
+)
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -83,11 +92,12 @@ class Supervised(Task):
         return Problem(train, test, self.loss, self.score, self.chunk)
 
     def check(self, plan: Plan) -> None:
-        """Draw one batch from each split and see that the condition can be made of it.
+        """Draw one batch from each split, and do a forward and a loss, to see that they can be.
 
         Raises:
-            ArgumentError: classes or images are needed and not there, sizes do not fit, or groups
-                of one example leave a layer one value a channel to take statistics of.
+            ArgumentError: classes or images are needed and not there, sizes do not fit, groups of
+                one example leave a layer one value a channel to take statistics of, or what the
+                model or the loss gives is no tensor of the kind that is needed.
         """
         problem, condition, task = self.problem(plan), plan.condition, plan.specification.task
         for examples in (problem.train, problem.test):
@@ -104,18 +114,19 @@ class Supervised(Task):
                     f"The condition {condition.name!r} changes images (N, C, H, W), but inputs of "
                     f"{task!r} have the shape {tuple(inputs.shape)}. Choose another condition."
                 )
-        if sampler_of(plan).group_size == 1:
-            self._check_single(problem, plan)
+        self._try(problem, plan)
 
-    def _check_single(self, problem: Problem, plan: Plan) -> None:
-        """Refuse groups of one where a layer would find one value a channel, by trying one."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+    def _try(self, problem: Problem, plan: Plan) -> None:
+        """One forward and one loss as in training, so that a mistake is found before any run."""
+        single = sampler_of(plan).group_size == 1
+        order = sampler_of(plan).batches(labels_of(problem.train), Generator())
+        with isolated(plan.specification.seed), torch.no_grad():
             model = normalized(self.model(), plan, problem.train).train()
-            inputs, _ = problem.train.batch(torch.zeros(1, dtype=torch.long))
+            inputs, targets = problem.train.batch(next(order))
             try:
-                model(inputs)
+                outputs = forward(model, inputs, part_size(plan))
             except ValueError as error:  # torch's batch norm and ours name it in the same words
-                if "value per channel" not in str(error):
+                if not single or "value per channel" not in str(error):
                     raise
                 raise ArgumentError(
                     f"{plan.normalizer.name!r} cannot take statistics of a group of one example "
@@ -123,6 +134,13 @@ class Supervised(Task):
                     "channel there. Give a group size of at least 2, or choose a normalizer that "
                     "does not mix examples, such as group_norm."
                 ) from error
+            loss = self.loss(outputs, targets)
+        if not isinstance(loss, Tensor) or loss.dim() > 0:
+            shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+            raise ArgumentError(
+                f"loss() of {type(self).__name__} returns one number as a tensor, the mean over a "
+                f"batch, got {type(loss).__name__}{shape}. End it in .mean()."
+            )
 
     def _new_model(self) -> nn.Module:
         """The model of a run.
