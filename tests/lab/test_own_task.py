@@ -19,6 +19,13 @@ def grid(task: str) -> Grid:
     return Grid.of(task, normalizers=("batch_norm", "batch_renorm"), seeds=1, steps=10)
 
 
+def with_more(own: Path, code: str) -> str:
+    """The name of the task Mine in a file of its own: the template and ``code``."""
+    file = Path(f"{abs(hash(code))}.py")
+    file.write_text(f"{own.read_text()}\n{code}")
+    return f"{file}:Mine"
+
+
 def test_the_template_is_compared_as_it_is(own: Path) -> None:
     wanted = grid("my_task.py:MyTask")
     assert (wanted.lr, wanted.batch_size) == (0.1, 32)
@@ -96,3 +103,19 @@ def test_a_run_that_raises_is_marked_and_the_grid_goes_on(own: Path) -> None:
     assert broken == [1, 1, 1]
     assert "RuntimeError: odd seed" in str(result.records[wanted.specifications()[3]].error)
     assert len(result.records) == 9
+
+
+@pytest.mark.parametrize("number", ["torch.tensor(0.5)", "torch.ones(1) / 2", "np.float32(0.5)"])
+def test_a_score_is_any_kind_of_number(number: str, own: Path) -> None:
+    scored = f"import numpy as np\nclass Mine(MyTask):\n    def score(self, *_): return {number}"
+    result = complete(grid(with_more(own, scored)), Store(Path("runs.jsonl")))
+    records = Store(Path("runs.jsonl")).read()[0].values()
+    assert [record.score for record in records] == [0.5] * len(result.wanted)
+
+
+def test_a_score_that_is_not_finite_fails_its_run_alone(own: Path) -> None:
+    nan = "class Mine(MyTask):\n    def score(self, *_): return float('nan')"
+    result = complete(grid(with_more(own, nan)), Store(Path("runs.jsonl")))
+    errors = [record.error for record in result.records.values()]
+    assert len(errors) == 6
+    assert all(error and "A score is a finite number, got nan" in error for error in errors)

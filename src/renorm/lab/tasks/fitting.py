@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Generator, Tensor, nn
 
+from renorm.errors import ArgumentError
 from renorm.lab import corrections
 from renorm.lab.conditions import Sampler, View
 from renorm.lab.examples import Examples
@@ -31,7 +32,7 @@ class Problem:
     Args:
         train, test: examples.
         loss: (outputs, targets) of a batch -> scalar.
-        score: (outputs, targets) of all test examples -> figure, more is better.
+        score: (outputs, targets) of all test examples -> number, more is better.
         chunk: test examples in one forward in eval mode.
     """
 
@@ -175,7 +176,22 @@ def _share(
 def _score(model: nn.Module, problem: Problem, plan: Plan) -> float | None:
     """The score on the test examples in eval mode; None if an output is not finite."""
     outputs, answers = evaluate(model, problem, plan)
-    return problem.score(outputs, answers) if outputs.isfinite().all() else None
+    return judged(problem, outputs, answers) if outputs.isfinite().all() else None
+
+
+def judged(problem: Problem, outputs: Tensor, targets: Tensor) -> float:
+    """The score as a float, whatever kind of number the task gives.
+
+    Raises:
+        ArgumentError: it is not finite, and so can be neither averaged nor kept.
+    """
+    score = float(problem.score(outputs, targets))
+    if not math.isfinite(score):
+        raise ArgumentError(
+            f"A score is a finite number, got {score} from finite outputs. Return what stands for "
+            "the worst result where the score is not defined, such as 0 for 0 / 0."
+        )
+    return score
 
 
 def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
@@ -229,8 +245,8 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float, f
             answers.append(targets)
     targets = torch.cat(answers)
     return (
-        problem.score(torch.cat(in_train), targets),
-        problem.score(torch.cat(in_eval), targets),
+        judged(problem, torch.cat(in_train), targets),
+        judged(problem, torch.cat(in_eval), targets),
     )
 
 

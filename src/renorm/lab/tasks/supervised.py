@@ -58,7 +58,10 @@ class Supervised(Task):
         return F.cross_entropy(outputs, targets)
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
-        """How good the outputs for all test examples are: here the fraction classified rightly."""
+        """How good the outputs for all test examples are: here the fraction classified rightly.
+
+        More is better; ``metric`` says what it is called, and whether it is a fraction.
+        """
         return int((outputs.argmax(1) == targets).sum()) / len(targets)
 
     def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
