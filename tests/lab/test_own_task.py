@@ -71,7 +71,33 @@ def test_another_content_is_another_task(own: Path) -> None:
             "Bare",
             "class Bare(MyTask):\n    def data(self):\n"
             "        x = torch.zeros(64, 2); return TensorExamples(x, x), TensorExamples(x, x)",
-            "no labels",
+            "no labels.*--conditions iid microbatch",
+        ),
+        (
+            "Plain",
+            "class Plain(MyTask):\n    def data(self):\n"
+            "        x = torch.utils.data.TensorDataset(torch.zeros(64, 2)); return x, x",
+            "got a TensorDataset. Wrap a torch Dataset: .*DatasetExamples",
+        ),
+        (
+            "Parts",
+            "class Parts(MyTask):\n    def data(self):\n"
+            "        x = DatasetExamples([({'a': 0.0}, 1)] * 64); return x, x",
+            "The inputs of a batch are one tensor.*got a dict",
+        ),
+        (
+            "Answers",
+            "class Answers(MyTask):\n    def data(self):\n"
+            "        x = DatasetExamples([(torch.zeros(2), (1, 2))] * 64); return x, x",
+            "The targets of a batch are one tensor.*got a list",
+        ),
+        (
+            "Pair",
+            "class Pair(MyTask):\n    def model(self):\n"
+            "        class Two(nn.Module):\n"
+            "            def forward(self, x): return x, x\n"
+            "        return Two()",
+            "The outputs of a model are one tensor.*got a tuple",
         ),
     ],
 )

@@ -83,16 +83,19 @@ class Supervised(Task):
         """Draw one batch from each split and see that the condition can be made of it.
 
         Raises:
-            ArgumentError: classes or images are needed and not there, sizes do not fit, or groups
+            ArgumentError: the data are no examples, a batch or the model's outputs are not
+                tensors, classes or images are needed and not there, sizes do not fit, or groups
                 of one example leave a layer one value a channel to take statistics of.
         """
         problem, condition, task = self.problem(plan), plan.condition, plan.specification.task
+        _check_kinds(problem)
         for examples in (problem.train, problem.test):
             if condition.needs_classes and examples.labels is None:
                 raise ArgumentError(
                     f"The condition {condition.name!r} puts batches together by class, but the "
-                    f"examples of {task!r} have no labels. Give labels, or choose a condition "
-                    "without classes, such as microbatch."
+                    f"examples of {task!r} have no labels. Give labels, or choose conditions "
+                    "without classes: --conditions iid microbatch, or in the task "
+                    'conditions = ("iid", "microbatch").'
                 )
             drawn = next(sampler_of(plan).batches(labels_of(examples), Generator()))
             inputs, _ = examples.batch(drawn[:1])
@@ -101,8 +104,21 @@ class Supervised(Task):
                     f"The condition {condition.name!r} changes images (N, C, H, W), but inputs of "
                     f"{task!r} have the shape {tuple(inputs.shape)}. Choose another condition."
                 )
+        self._check_outputs(problem)
         if sampler_of(plan).group_size == 1:
             self._check_single(problem, plan)
+
+    def _check_outputs(self, problem: Problem) -> None:
+        """Refuse a model whose outputs are not one tensor, by trying it on an example."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            inputs, _ = problem.test.batch(torch.zeros(1, dtype=torch.long))
+            outputs = self.model().eval()(inputs)
+        if not isinstance(outputs, Tensor):
+            raise ArgumentError(
+                "The outputs of a model are one tensor (n, ...), since those of several batches "
+                f"are put together for the score, got a {type(outputs).__name__}. Return from "
+                "model() a module that calls yours and picks or joins what loss and score need."
+            )
 
     def _check_single(self, problem: Problem, plan: Plan) -> None:
         """Refuse groups of one where a layer would find one value a channel, by trying one."""
@@ -141,3 +157,23 @@ class Supervised(Task):
             corrections=course.corrections,
             step_seconds=median(course.seconds),
         )
+
+
+def _check_kinds(problem: Problem) -> None:
+    """Refuse examples, inputs and targets that the training loop cannot take."""
+    for examples in (problem.train, problem.test):
+        if not hasattr(examples, "batch"):
+            raise ArgumentError(
+                "data() returns examples for training and for testing, got a "
+                f"{type(examples).__name__}. Wrap a torch Dataset: "
+                "renorm.lab.examples.DatasetExamples(dataset, labels)."
+            )
+        for what, value in zip(
+            ("inputs", "targets"), examples.batch(torch.zeros(1, dtype=torch.long)), strict=True
+        ):
+            if not isinstance(value, Tensor):
+                raise ArgumentError(
+                    f"The {what} of a batch are one tensor (n, ...), got a "
+                    f"{type(value).__name__}. Put the parts into one tensor, and take them apart "
+                    "in the model or in the loss."
+                )
