@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,13 @@ def test_a_score_that_is_not_finite_fails_its_run_alone(own: Path) -> None:
     errors = [record.error for record in result.records.values()]
     assert len(errors) == 6
     assert all(error and "A score is a finite number, got nan" in error for error in errors)
+
+
+def test_data_are_checked_before_a_search_splits_them(own: Path) -> None:
+    plain = (
+        "class Mine(MyTask):\n    def data(self):\n"
+        "        x = torch.utils.data.TensorDataset(torch.ones(64, 2)); return x, x"
+    )
+    searched = replace(grid(with_more(own, plain)), rates=(0.1, 0.3))
+    with pytest.raises(ArgumentError, match="got a TensorDataset"):
+        complete(searched, Store(Path("runs.jsonl")))
