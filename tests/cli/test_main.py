@@ -48,7 +48,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert captured.err.startswith("renorm: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
-    assert captured.err.endswith("See: renorm --help\n")
+    verb = " compare" if arguments[0] == "compare" else ""
+    assert captured.err.endswith(f"See: renorm{verb} --help\n")
 
 
 def without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def grid(task: str) -> Grid:
     return Grid.of(task, normalizers=("batch_norm", "batch_renorm"), seeds=1, steps=10)
+
+
+def with_more(own: Path, code: str) -> str:
+    """The name of the task Mine in a file of its own: the template and ``code``."""
+    file = Path(f"{abs(hash(code))}.py")
+    file.write_text(f"{own.read_text()}\n{code}")
+    return f"{file}:Mine"
 
 
 def test_the_template_is_compared_as_it_is(own: Path) -> None:
@@ -65,7 +73,7 @@ def test_another_content_is_another_task(own: Path) -> None:
             "class Two(MyTask):\n    def model(self):\n"
             "        class Pair(nn.Module):\n            def forward(self, x): return x, x\n"
             "        return nn.Sequential(nn.BatchNorm1d(2), Pair())",
-            "returns one tensor .* got tuple",
+            "are one tensor .* got a tuple",
         ),
         (
             "Each",
@@ -82,7 +90,33 @@ def test_another_content_is_another_task(own: Path) -> None:
             "Bare",
             "class Bare(MyTask):\n    def data(self):\n"
             "        x = torch.zeros(64, 2); return TensorExamples(x, x), TensorExamples(x, x)",
-            "no labels",
+            "no labels.*--conditions iid microbatch",
+        ),
+        (
+            "Plain",
+            "class Plain(MyTask):\n    def data(self):\n"
+            "        x = torch.utils.data.TensorDataset(torch.zeros(64, 2)); return x, x",
+            "got a TensorDataset. Wrap a torch Dataset: .*DatasetExamples",
+        ),
+        (
+            "Parts",
+            "class Parts(MyTask):\n    def data(self):\n"
+            "        x = DatasetExamples([({'a': 0.0}, 1)] * 64); return x, x",
+            "The inputs of a batch are one tensor.*got a dict",
+        ),
+        (
+            "Answers",
+            "class Answers(MyTask):\n    def data(self):\n"
+            "        x = DatasetExamples([(torch.zeros(2), (1, 2))] * 64); return x, x",
+            "The targets of a batch are one tensor.*got a list",
+        ),
+        (
+            "Pair",
+            "class Pair(MyTask):\n    def model(self):\n"
+            "        class Two(nn.Module):\n"
+            "            def forward(self, x): return x, x\n"
+            "        return Two()",
+            "The outputs of a model are one tensor.*got a tuple",
         ),
     ],
 )
@@ -119,3 +153,29 @@ def test_a_run_that_raises_is_marked_and_the_grid_goes_on(own: Path) -> None:
 def test_a_file_without_the_name_of_a_task_is_explained(own: Path) -> None:
     with pytest.raises(ArgumentError, match=r"Give my_task\.py:MyTask"):
         find("my_task.py")
+
+
+@pytest.mark.parametrize("number", ["torch.tensor(0.5)", "torch.ones(1) / 2", "np.float32(0.5)"])
+def test_a_score_is_any_kind_of_number(number: str, own: Path) -> None:
+    scored = f"import numpy as np\nclass Mine(MyTask):\n    def score(self, *_): return {number}"
+    result = complete(grid(with_more(own, scored)), Store(Path("runs.jsonl")))
+    records = Store(Path("runs.jsonl")).read()[0].values()
+    assert [record.score for record in records] == [0.5] * len(result.wanted)
+
+
+def test_a_score_that_is_not_finite_fails_its_run_alone(own: Path) -> None:
+    nan = "class Mine(MyTask):\n    def score(self, *_): return float('nan')"
+    result = complete(grid(with_more(own, nan)), Store(Path("runs.jsonl")))
+    errors = [record.error for record in result.records.values()]
+    assert len(errors) == 6
+    assert all(error and "A score is a finite number, got nan" in error for error in errors)
+
+
+def test_data_are_checked_before_a_search_splits_them(own: Path) -> None:
+    plain = (
+        "class Mine(MyTask):\n    def data(self):\n"
+        "        x = torch.utils.data.TensorDataset(torch.ones(64, 2)); return x, x"
+    )
+    searched = replace(grid(with_more(own, plain)), rates=(0.1, 0.3))
+    with pytest.raises(ArgumentError, match="got a TensorDataset"):
+        complete(searched, Store(Path("runs.jsonl")))

@@ -11,7 +11,6 @@ from renorm.lab.conditions import CONDITIONS
 from renorm.lab.examples import Examples, TensorExamples, split
 from renorm.lab.normalizers import NORMALIZERS
 from renorm.lab.tasks import Plan, Supervised
-from renorm.lab.tasks import supervised as module
 from renorm.report.records import Specification
 
 
@@ -92,10 +91,6 @@ def test_the_trial_draws_nothing_from_the_global_generator() -> None:
     state = torch.get_rng_state()
     Maps().check(planned("batch_norm", "microbatch", 1))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-    monkeypatch.setattr(module, "normalized", refuse)
-    Rows().check(planned("batch_norm", "microbatch", 2))
 
 
 def test_another_trouble_of_the_model_keeps_its_error() -> None:

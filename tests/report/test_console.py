@@ -107,3 +107,12 @@ def test_a_cell_without_any_run_is_a_dash() -> None:
     row = next(row for row in rows(text) if row[:2] == ["batch", "norm"])
     assert row == ["batch", "norm", "-", "0/3"]
     assert "Runs in no figure: iid, batch norm: 3 missing." in text
+
+
+def test_failures_alike_are_told_once() -> None:
+    runs = wanted("batch_norm batch_renorm", "iid", seeds=2)
+    errors = ["OSError: full", "OSError: full", "ValueError: no", "OSError: full"]
+    text = printed(compare(runs, map(failed, runs, errors)))
+    assert f"failed: {runs[0]} and 2 other runs: OSError: full" in text
+    assert f"failed: {runs[2]}: ValueError: no" in text
+    assert text.count("OSError") == 1

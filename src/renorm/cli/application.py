@@ -47,5 +47,6 @@ def dispatch(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise ArgumentError(f"{error} See: renorm --help") from error
+        verb = " ".join(["renorm", *(error.command_chain or ())])
+        raise ArgumentError(f"{error} See: {verb} --help") from error
     return int(code or 0)

@@ -292,7 +292,7 @@ def check_fit(grid: Grid) -> None:
             "has a training loop of its own. Start it without torchrun; --workers trains several "
             "runs at a time."
         )
-    wanted = (*grid.search(), *grid.specifications())
+    wanted = (*grid.specifications(), *grid.search())  # data are split only once they are checked
     firsts = {(one.condition, one.normalizer, one.split): one for one in wanted}
     for specification in firsts.values():
         with users_code(grid.task.name):

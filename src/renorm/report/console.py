@@ -10,7 +10,7 @@ from rich.text import Text
 from renorm.report.cells import Cell
 from renorm.report.comparison import Comparison
 from renorm.report.legend import legend
-from renorm.report.wording import title
+from renorm.report.wording import counted, title
 
 
 def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> None:
@@ -31,8 +31,9 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
     for condition in comparison.conditions:
         if condition in about:
             console.print(f"{condition}: {about[condition]}", highlight=False, markup=False)
-    for run, message in comparison.failures.items():
-        console.print(f"failed: {run}: {message}", highlight=False, markup=False)
+    for message, runs in _alike(comparison.failures).items():
+        more = f" and {counted(len(runs) - 1, 'other run')}" if len(runs) > 1 else ""
+        console.print(f"failed: {runs[0]}{more}: {message}", highlight=False, markup=False)
     console.print()
     console.print(Text(comparison.conclusion, style="bold"))
 
@@ -75,6 +76,14 @@ def _figures(comparison: Comparison, cell: Cell) -> list[str]:
     if comparison.lrs_differ:
         figures.append(", ".join(f"{lr:g}" for lr in cell.lrs))
     return [*figures, f"{cell.finished}/{cell.wanted}"]
+
+
+def _alike(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """The runs that failed with each message."""
+    runs: dict[str, list[str]] = {}
+    for run, message in failures.items():
+        runs.setdefault(message, []).append(run)
+    return runs
 
 
 def _absent(cells: tuple[Cell, ...]) -> str:

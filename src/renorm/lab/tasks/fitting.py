@@ -33,7 +33,7 @@ class Problem:
     Args:
         train, test: examples.
         loss: (outputs, targets) of a batch -> scalar.
-        score: (outputs, targets) of all test examples -> figure, more is better.
+        score: (outputs, targets) of all test examples -> number, more is better.
         chunk: test examples in one forward in eval mode.
     """
 
@@ -202,9 +202,9 @@ def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
     outputs = [model(some) for some in (inputs.split(part) if part else [inputs])]
     if not isinstance(outputs[0], Tensor):
         raise ArgumentError(
-            f"A model in the lab returns one tensor with an entry for each example, got "
-            f"{type(outputs[0]).__name__}. Wrap it in a module that returns the one that loss() and "
-            "score() need."
+            "The outputs of a model are one tensor (n, ...), since those of several batches are put "
+            f"together for the score, got a {type(outputs[0]).__name__}. Return from model() a "
+            "module that calls yours and picks or joins what loss and score need."
         )
     return torch.cat(outputs) if part else outputs[0]
 

@@ -70,7 +70,10 @@ class Supervised(Task):
         return F.cross_entropy(outputs, targets)
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
-        """How good the outputs for all test examples are: here the fraction classified rightly."""
+        """How good the outputs for all test examples are: here the fraction classified rightly.
+
+        More is better; ``metric`` says what it is called, and whether it is a fraction.
+        """
         return int((outputs.argmax(1) == targets).sum()) / len(targets)
 
     def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -95,17 +98,19 @@ class Supervised(Task):
         """Draw one batch from each split, and do a forward and a loss, to see that they can be.
 
         Raises:
-            ArgumentError: classes or images are needed and not there, sizes do not fit, groups of
-                one example leave a layer one value a channel to take statistics of, or what the
-                model or the loss gives is no tensor of the kind that is needed.
+            ArgumentError: the data are no examples, classes or images are needed and not there,
+                sizes do not fit, groups of one example leave a layer one value a channel to take
+                statistics of, or what the model or the loss gives is no tensor of the kind needed.
         """
         problem, condition, task = self.problem(plan), plan.condition, plan.specification.task
+        _check_kinds(problem)
         for examples in (problem.train, problem.test):
             if condition.needs_classes and examples.labels is None:
                 raise ArgumentError(
                     f"The condition {condition.name!r} puts batches together by class, but the "
-                    f"examples of {task!r} have no labels. Give labels, or choose a condition "
-                    "without classes, such as microbatch."
+                    f"examples of {task!r} have no labels. Give labels, or choose conditions "
+                    "without classes: --conditions iid microbatch, or in the task "
+                    'conditions = ("iid", "microbatch").'
                 )
             drawn = next(sampler_of(plan).batches(labels_of(examples), Generator()))
             inputs, _ = examples.batch(drawn[:1])
@@ -180,3 +185,23 @@ class Supervised(Task):
             corrections=course.corrections,
             step_seconds=median(course.seconds),
         )
+
+
+def _check_kinds(problem: Problem) -> None:
+    """Refuse examples, inputs and targets that the training loop cannot take."""
+    for examples in (problem.train, problem.test):
+        if not hasattr(examples, "batch"):
+            raise ArgumentError(
+                "data() returns examples for training and for testing, got a "
+                f"{type(examples).__name__}. Wrap a torch Dataset: "
+                "renorm.lab.examples.DatasetExamples(dataset, labels)."
+            )
+        for what, value in zip(
+            ("inputs", "targets"), examples.batch(torch.zeros(1, dtype=torch.long)), strict=True
+        ):
+            if not isinstance(value, Tensor):
+                raise ArgumentError(
+                    f"The {what} of a batch are one tensor (n, ...), got a "
+                    f"{type(value).__name__}. Put the parts into one tensor, and take them apart "
+                    "in the model or in the loss."
+                )

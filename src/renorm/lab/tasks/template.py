@@ -17,11 +17,16 @@ from renorm.lab.tasks import Supervised
 class MyTask(Supervised):
     """Points on two spirals. Put your own model and data in its place."""
 
-    # what renorm compare uses unless told otherwise
+    # what renorm compare uses unless told otherwise; examples without labels (the third argument
+    # of TensorExamples) need conditions = ("iid", "microbatch")
     steps, lr, batch_size, group_size = 500, 0.1, 32, 4
 
     def data(self):
-        """Training and test examples; for a torch Dataset: DatasetExamples(dataset, labels)."""
+        """Training and test examples; for a torch Dataset: DatasetExamples(dataset, labels).
+
+        Called for every run, so keep what is slow to read, and the same at every call: a split at
+        random has a generator of its own.
+        """
         points, labels = spirals(2000)
         return (
             TensorExamples(points[:1500], labels[:1500], labels[:1500]),
@@ -37,7 +42,9 @@ class MyTask(Supervised):
         )
 
     # loss(outputs, targets), score(outputs, targets) and optimizer(model, lr) are those of
-    # classification; write your own where your task is another
+    # classification; write your own where your task is another. More score is better, and metric
+    # is what it is called: Metric("negative MSE", "minus the mean squared error", percent=False),
+    # from renorm.lab.tasks
 
 
 def spirals(count):
