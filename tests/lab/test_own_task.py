@@ -168,7 +168,9 @@ def test_a_score_that_is_not_finite_fails_its_run_alone(own: Path) -> None:
     result = complete(grid(with_more(own, nan)), Store(Path("runs.jsonl")))
     errors = [record.error for record in result.records.values()]
     assert len(errors) == 6
-    assert all(error and "A score is a finite number, got nan" in error for error in errors)
+    assert all(
+        error and "A score is a finite number, more is better, got nan" in error for error in errors
+    )
 
 
 def test_data_are_checked_before_a_search_splits_them(own: Path) -> None:

@@ -202,9 +202,9 @@ def forward(model: nn.Module, inputs: Tensor, part: int | None) -> Tensor:
     outputs = [model(some) for some in (inputs.split(part) if part else [inputs])]
     if not isinstance(outputs[0], Tensor):
         raise ArgumentError(
-            "The outputs of a model are one tensor (n, ...), since those of several batches are put "
-            f"together for the score, got a {type(outputs[0]).__name__}. Return from model() a "
-            "module that calls yours and picks or joins what loss and score need."
+            "The outputs of a model are one tensor (n, ...), since those of several batches are "
+            f"put together for the score, got a {type(outputs[0]).__name__}. Return from model() "
+            "a module that calls yours and picks or joins what loss and score need."
         )
     return torch.cat(outputs) if part else outputs[0]
 
