@@ -284,5 +284,7 @@ def _viewed(inputs: Tensor, view: View | None, group: int, generator: Generator)
 
 
 def _one_step_of_the_statistics(model: nn.Module, part: int | None) -> AbstractContextManager[None]:
+    if part is None:
+        return nullcontext()
     ours = any(isinstance(m, BatchRenorm | CrossIterationBatchNorm) for m in model.modules())
-    return nullcontext() if part is None or not ours else accumulate(model)
+    return accumulate(model) if ours else nullcontext()
