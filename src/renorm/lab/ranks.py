@@ -34,7 +34,7 @@ class Ranks:
 
     def share(self, batch: Tensor) -> Tensor:
         """The part of this rank of a batch (n, ...): n / world consecutive entries."""
-        return batch.tensor_split(self.world)[self.rank]
+        return batch if self.world == 1 else batch.tensor_split(self.world)[self.rank]
 
     def joined(self, shares: Tensor) -> Tensor:
         """The shares of all ranks, equally long, one after another: ``share`` undone."""
