@@ -5,3 +5,4 @@ from renorm.measure.monitoring import Monitor as Monitor
 from renorm.measure.observation import Observation as Observation
 from renorm.measure.schedules import Schedule as Schedule
 from renorm.measure.schedules import schedule as schedule
+from renorm.measure.surveying import survey as survey

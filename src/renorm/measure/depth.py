@@ -1,0 +1,54 @@
+"""How much a survey draws and keeps."""
+
+from typing import NamedTuple
+
+from renorm.errors import ArgumentError
+
+
+class Depth(NamedTuple):
+    """Bounds on what is kept and tried; what a survey holds does not grow with the batches.
+
+    Args:
+        name: of the depth.
+        everything: whether all batches are compared in three modes, or the kept ones.
+        batches: kept whole, for what is tried with them.
+        rows: groups of a layer whose statistics are kept.
+        example_batches: batches of which the means of examples are kept.
+        examples: of them, in each.
+        channels: whose means of examples are kept, in each layer.
+        permutations: of these examples.
+        replacements: examples that are exchanged to see who else is moved.
+        shuffles: of the kept batches.
+    """
+
+    name: str
+    everything: bool
+    batches: int
+    rows: int
+    example_batches: int
+    examples: int
+    channels: int
+    permutations: int
+    replacements: int
+    shuffles: int
+
+
+_DEPTHS = {
+    depth.name: depth
+    for depth in (
+        Depth("quick", False, 4, 16, 16, 32, 16, 199, 1, 1),
+        Depth("standard", True, 8, 32, 32, 64, 32, 999, 1, 1),
+        Depth("deep", True, 16, 256, 128, 128, 64, 4999, 4, 8),
+    )
+}
+
+
+def depth_of(name: str) -> Depth:
+    """The depth of this name.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    if name not in _DEPTHS:
+        raise ArgumentError(f"depth is {', '.join(map(repr, _DEPTHS))}, got {name!r}.")
+    return _DEPTHS[name]

@@ -1,0 +1,89 @@
+"""Batches and outputs as trees of tensors: the examples of one, and those of several mixed."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def leaves(tree: Any) -> Iterator[Tensor]:
+    """The tensors in tensors, tuples, lists, mappings and dataclasses, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from leaves(value)
+    elif isinstance(tree, tuple | list):
+        for value in tree:
+            yield from leaves(value)
+    elif _is_dataclass(tree):
+        for field in dataclasses.fields(tree):
+            yield from leaves(getattr(tree, field.name))
+
+
+def outputs(output: Any) -> list[Tensor]:
+    """The floating-point tensors of what a model returned, in order."""
+    return [t.detach() for t in leaves(output) if t.is_floating_point()]
+
+
+def size(batch: Any) -> int | None:
+    """N, the length of all tensors of the batch; None if they do not agree or have none."""
+    lengths = {len(t) if t.dim() else None for t in leaves(batch)}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def count(batch: Any) -> int:
+    """Examples in a batch: the length of its first tensor, 0 if it has none."""
+    return next((len(t) for t in leaves(batch) if t.dim()), 0)
+
+
+def taken(batch: Any, indices: Sequence[int]) -> Any:
+    """A batch of these of its examples, in this order; indices may repeat."""
+
+    def chosen(t: Tensor) -> Tensor:
+        return t[torch.as_tensor(indices, device=t.device)]
+
+    return _mapped([batch], lambda parts: chosen(parts[0]))
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """All examples of several batches of one form as one batch."""
+    return _mapped(batches, torch.cat)
+
+
+def alike(batches: Sequence[Any]) -> bool:
+    """Whether batches can be joined: N is known, and their tensors differ in it alone."""
+    if any(size(batch) is None for batch in batches):
+        return False
+    shapes = {tuple((t.dtype, t.device, t.shape[1:]) for t in leaves(b)) for b in batches}
+    return len(shapes) == 1
+
+
+def _mapped(trees: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """A tree like the first, with its tensors joined to those at the same places."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return join(list(trees))
+    if isinstance(first, Mapping):
+        values = {k: _mapped([tree[k] for tree in trees], join) for k in first}
+        return values if type(first) is dict else _like(first, values)
+    if isinstance(first, tuple | list):
+        parts = [_mapped(each, join) for each in zip(*trees, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    if _is_dataclass(first):
+        names = [field.name for field in dataclasses.fields(first)]
+        found = {n: _mapped([getattr(tree, n) for tree in trees], join) for n in names}
+        return dataclasses.replace(first, **found)
+    return first
+
+
+def _like(mapping: Any, values: dict) -> Any:
+    new = mapping.copy()  # an OrderedDict, or a mapping with more to it than its entries
+    new.update(values)
+    return new
+
+
+def _is_dataclass(tree: Any) -> bool:
+    return dataclasses.is_dataclass(tree) and not isinstance(tree, type)

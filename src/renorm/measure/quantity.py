@@ -1,0 +1,71 @@
+"""What a quantity is asked for in the passes of a survey."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from renorm.measure.collection import Collected
+from renorm.measure.depth import Depth
+from renorm.measure.inputs import Call, Examples
+from renorm.measure.passes import Passes
+from renorm.measure.records import Record
+
+
+class Plan(NamedTuple):
+    """What all quantities of a survey are given."""
+
+    layers: Mapping[str, nn.Module]
+    depth: Depth
+    seed: int
+
+
+class Compared(NamedTuple):
+    """A batch through the model by the batch, by running and by population statistics."""
+
+    batch: list[Tensor]
+    running: list[Tensor]
+    population: list[Tensor]
+    losses: tuple[float, float, float] | None  # in that order
+
+
+class Trial(NamedTuple):
+    """What is tried with some batches at the end."""
+
+    passes: Passes
+    batches: Sequence[Any]
+    loss: Any  # (output, batch) -> a number, or None
+
+
+class Quantity:
+    """Takes what it needs of the passes, keeps a bounded amount, and makes records of it.
+
+    Attributes:
+        compares: whether it takes outputs of the three modes.
+        examines: whether it takes examples.
+        tries: whether it takes a trial.
+    """
+
+    compares: ClassVar[bool] = False
+    examines: ClassVar[bool] = False
+    tries: ClassVar[bool] = False
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def take_call(self, layer: str, call: Call, x: Tensor) -> None:
+        """A call of a layer in train mode, with its input (N, C, *spatial)."""
+
+    def take_examples(self, layer: str, examples: Examples) -> None:
+        """A call of a layer by population statistics."""
+
+    def take_compared(self, compared: Compared) -> None:
+        """A batch in the three modes."""
+
+    def take_trial(self, trial: Trial) -> Iterator[str]:
+        """Try something; the reasons for what cannot be done."""
+        yield from ()
+
+    def records(self, collected: Mapping[str, Collected]) -> Iterator[Record]:
+        """What was found, layer after layer."""
+        yield from ()

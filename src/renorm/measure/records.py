@@ -1,0 +1,153 @@
+"""What a survey found: one record a layer and quantity, without torch.
+
+Figures are numbers without a unit unless one is given. None stands for what could not be told,
+also where it would not be finite.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+MODEL = "(model)"  # the layer that a record about the whole model names
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was found of a layer.
+
+    Args:
+        layer: its name in the model, the first if it has several; ``"(model)"`` for the model.
+    """
+
+    layer: str
+
+
+@dataclass(frozen=True)
+class LayerFacts(Record):
+    """What a layer is, before anything is run but for its input.
+
+    Args:
+        type: name of its class.
+        channels: C.
+        eps: added to variances.
+        momentum: update rate of the running statistics, 0 to 1; None for the plain average, and
+            for layers that never update.
+        affine: whether it has a weight or a bias.
+        statistics: what becomes of the running statistics in training: ``"updated"``,
+            ``"frozen"``, ``"not updated"``, or ``"none"`` where there are none.
+        training: its mode when the survey began.
+        updates: of the running statistics so far; None where they are not counted.
+        limits: the schedule of r_max and d_max in words, ``"batch norm"`` for layers without.
+        r_max, d_max: the limits now, 1 and 0 for batch norm.
+        microbatch: examples that share statistics; None for the whole batch.
+        sync: what processes share: ``"batch"`` or ``"running"`` statistics, or empty.
+        learns: whether its weight or bias has requires_grad.
+        dtype: of the running statistics, or of the weight; empty for a layer with neither.
+        input_dtype: of what it normalized; None if it was not called.
+        source: the module whose output it took; None if that is no module's own output.
+        source_bias: whether that module adds a bias, which the mean takes away again; None
+            without source.
+        names: all names of the layer; several for one that is shared.
+        calls: in one forward, the first of the survey.
+    """
+
+    type: str
+    channels: int
+    eps: float
+    momentum: float | None
+    affine: bool
+    statistics: str
+    training: bool
+    updates: int | None
+    limits: str
+    r_max: float
+    d_max: float
+    microbatch: int | None
+    sync: str
+    learns: bool
+    dtype: str
+    input_dtype: str | None
+    source: str | None
+    source_bias: bool | None
+    names: tuple[str, ...]
+    calls: int
+
+
+@dataclass(frozen=True)
+class Note(Record):
+    """A quantity that was left out, or measured in part.
+
+    Args:
+        quantity: its name.
+        reason: why, as a sentence.
+    """
+
+    quantity: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BatchNoise(Record):
+    """How far the statistics of batches lie from the population's.
+
+    ``d = (mu_B - mu) / sigma`` and ``log r = log(sigma_B / sigma)``, over groups of examples with
+    statistics of their own (batches, or microbatches), and channels; mu and sigma are those of
+    the population, eps inside the root. None where no channel has finite statistics.
+
+    Args:
+        groups: that were seen.
+        kept: of them, drawn at random, from which the figures are.
+        channels: whose statistics are finite.
+        log_r, d: their 5, 25, 50, 75 and 95 % quantiles.
+        log_r_rms, d_rms: their root mean squares.
+        beyond_r: pairs of a limit r_max and the fraction of r outside of 1 / r_max to r_max.
+        beyond_d: pairs of a limit d_max and the fraction of d outside of -d_max to d_max.
+    """
+
+    groups: int
+    kept: int
+    channels: int
+    log_r: tuple[float, ...] | None
+    d: tuple[float, ...] | None
+    log_r_rms: float | None
+    d_rms: float | None
+    beyond_r: tuple[tuple[float, float], ...] | None
+    beyond_d: tuple[tuple[float, float], ...] | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that was measured of a model by some batches.
+
+    Args:
+        model: name of its class.
+        training: its mode when the survey began.
+        depth: ``"quick"``, ``"standard"`` or ``"deep"``.
+        seed: of what was drawn.
+        batches: that were read to the end by every pass that was asked for.
+        examples: in them.
+        complete: whether all that was asked for was measured.
+        interrupted: whether it was ended by Ctrl-C; the records are of what came before.
+        records: in the order of the model's layers, quantity after quantity.
+    """
+
+    model: str
+    training: bool
+    depth: str
+    seed: int
+    batches: int
+    examples: int
+    complete: bool
+    interrupted: bool
+    records: tuple[Record, ...]
+
+    def of(self, kind: type[R], layer: str | None = None) -> tuple[R, ...]:
+        """The records of a kind, of all layers or one."""
+        found = (one for one in self.records if isinstance(one, kind))
+        return tuple(one for one in found if layer is None or one.layer == layer)
+
+    def layers(self) -> Iterator[str]:
+        """Names of the normalization layers, in the order of the model."""
+        return (one.layer for one in self.of(LayerFacts))
