@@ -2,7 +2,9 @@
 
 from renorm.measure.batch_noise import BatchNoiseQuantity
 from renorm.measure.quantity import Quantity
+from renorm.measure.train_eval_gap import TrainEvalGapQuantity
 
 QUANTITIES: dict[str, type[Quantity]] = {
+    "train_eval_gap": TrainEvalGapQuantity,
     "batch_noise": BatchNoiseQuantity,
 }

@@ -1,5 +1,6 @@
 """What a quantity is asked for in the passes of a survey."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,6 +11,11 @@ from renorm.measure.depth import Depth
 from renorm.measure.inputs import Call, Examples
 from renorm.measure.passes import Passes
 from renorm.measure.records import Record
+
+
+def told(value: float) -> float | None:
+    """The number, or None where it is not finite."""
+    return float(value) if math.isfinite(value) else None
 
 
 class Plan(NamedTuple):

@@ -118,6 +118,63 @@ class BatchNoise(Record):
 
 
 @dataclass(frozen=True)
+class TrainEvalGap(Record):
+    """What a layer gives in train mode against eval mode, before weight and bias.
+
+    Root mean squares over all values of the input it has in train mode, in units of the
+    normalized output, whose deviation is about 1; from the kept groups of ``BatchNoise``.
+
+    Args:
+        gap: by the batch, as the layer does it (batch renorm within its limits), less by running
+            statistics; None without running statistics.
+        staleness: by running less by population statistics, of all values.
+        noise: by the batch less by population statistics.
+        shift: root mean square over channels of (running mean - mean) / sigma of the population.
+        log_ratio: root mean square over channels of log(running sigma / sigma).
+    """
+
+    gap: float | None
+    staleness: float | None
+    noise: float | None
+    shift: float | None
+    log_ratio: float | None
+
+
+@dataclass(frozen=True)
+class OutputGap(Record):
+    """What the whole model gives by batch, running and population statistics.
+
+    Of all floating-point outputs, on the same batches, without dropout. None for outputs that
+    have other shapes in other modes, and for losses without a loss.
+
+    Args:
+        batches: that were compared.
+        gap: root mean square of the output by the batch less that by running statistics, in
+            units of ``deviation``.
+        staleness: running less population, likewise.
+        noise: batch less population, likewise.
+        deviation: of all values of the output by population statistics.
+        loss_batch, loss_running, loss_population: means over batches.
+        loss_gap: mean of the loss by the batch less that by running statistics, and its standard
+            error over batches, None for a single one.
+        loss_staleness: running less population, likewise.
+        loss_noise: batch less population, likewise.
+    """
+
+    batches: int
+    gap: float | None
+    staleness: float | None
+    noise: float | None
+    deviation: float | None
+    loss_batch: float | None
+    loss_running: float | None
+    loss_population: float | None
+    loss_gap: tuple[float | None, float | None]
+    loss_staleness: tuple[float | None, float | None]
+    loss_noise: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
 class Survey:
     """All that was measured of a model by some batches.
 
