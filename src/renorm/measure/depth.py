@@ -36,9 +36,9 @@ class Depth(NamedTuple):
 _DEPTHS = {
     depth.name: depth
     for depth in (
-        Depth("quick", False, 4, 16, 16, 32, 16, 199, 1, 1),
-        Depth("standard", True, 8, 32, 32, 64, 32, 999, 1, 1),
-        Depth("deep", True, 16, 256, 128, 128, 64, 4999, 4, 8),
+        Depth("quick", False, 4, 16, 8, 32, 8, 199, 1, 1),
+        Depth("standard", True, 8, 32, 16, 32, 16, 499, 1, 1),
+        Depth("deep", True, 16, 256, 32, 64, 32, 1999, 4, 8),
     )
 }
 

@@ -1,10 +1,14 @@
 """The quantities by name."""
 
+from renorm.measure.batch_dependence import BatchDependenceQuantity
 from renorm.measure.batch_noise import BatchNoiseQuantity
+from renorm.measure.effective_count import EffectiveCountQuantity
 from renorm.measure.quantity import Quantity
 from renorm.measure.train_eval_gap import TrainEvalGapQuantity
 
 QUANTITIES: dict[str, type[Quantity]] = {
     "train_eval_gap": TrainEvalGapQuantity,
     "batch_noise": BatchNoiseQuantity,
+    "batch_dependence": BatchDependenceQuantity,
+    "effective_count": EffectiveCountQuantity,
 }

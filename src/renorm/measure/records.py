@@ -175,6 +175,59 @@ class OutputGap(Record):
 
 
 @dataclass(frozen=True)
+class EffectiveCount(Record):
+    """How many values the statistics of a layer are of.
+
+    Args:
+        least, most: values of a channel in a group of examples with statistics of its own.
+        single: fraction of the groups with one value, which has no variance.
+        positions: of an example, on average over those that count.
+        effective: independent values that an example is worth, at most about ``positions``: the
+            variance of all values over that of the examples' means; median over channels.
+        effective_05: its 5 % quantile over channels.
+        examples: in a batch, on average.
+        observed: independent values that a batch is worth by the spread of the means of batches:
+            the variance of all values over it; median over channels. Below ``examples *
+            effective`` if the examples of a batch depend on each other. None of a single batch.
+    """
+
+    least: int
+    most: int
+    single: float
+    positions: float | None
+    effective: float | None
+    effective_05: float | None
+    examples: float | None
+    observed: float | None
+
+
+@dataclass(frozen=True)
+class BatchDependence(Record):
+    """Whether the examples of a batch depend on each other.
+
+    Args:
+        batches, examples: kept, from which the figures are.
+        channels: of them.
+        ratio: variance of the means of batches over what independent draws give, in the mean over
+            channels; 1 for independent examples, N for batches of N equal ones, below 1 for
+            batches that are more alike than chance.
+        correlation: of two examples of a batch (intraclass), 0 for independent ones, at most 1.
+        p_more: probability of such a ratio or a larger one for independent examples.
+        p_less: of such a ratio or a smaller one.
+        permutations: of the examples between batches, that both are ranks among.
+    """
+
+    batches: int
+    examples: int
+    channels: int
+    ratio: float | None
+    correlation: float | None
+    p_more: float | None
+    p_less: float | None
+    permutations: int
+
+
+@dataclass(frozen=True)
 class Survey:
     """All that was measured of a model by some batches.
 

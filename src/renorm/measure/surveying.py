@@ -181,12 +181,18 @@ class _Work:
         comparing = [q for q in self._quantities.values() if q.compares]
         examining = [q for q in self._quantities.values() if q.examines]
 
+        called: set[str] = set()
+
         def observe(name: str, layer: nn.Module, x: Tensor, mask: Tensor | None) -> None:
+            if name in called:  # other calls of a shared layer are of other values
+                return
+            called.add(name)
             found = examples_of(x, mask)
             for quantity in examining:
                 quantity.take_examples(name, found)
 
         for batch in self._counted("three modes", batches):
+            called.clear()
             output = self.passes.run(batch, "population", observe if examining else None)
             if comparing:
                 by_batch = self.passes.run(batch, "batch")
