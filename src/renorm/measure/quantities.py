@@ -2,6 +2,7 @@
 
 from renorm.measure.batch_dependence import BatchDependenceQuantity
 from renorm.measure.batch_noise import BatchNoiseQuantity
+from renorm.measure.channel_health import ChannelHealthQuantity
 from renorm.measure.effective_count import EffectiveCountQuantity
 from renorm.measure.quantity import Quantity
 from renorm.measure.train_eval_gap import TrainEvalGapQuantity
@@ -11,4 +12,5 @@ QUANTITIES: dict[str, type[Quantity]] = {
     "batch_noise": BatchNoiseQuantity,
     "batch_dependence": BatchDependenceQuantity,
     "effective_count": EffectiveCountQuantity,
+    "channel_health": ChannelHealthQuantity,
 }

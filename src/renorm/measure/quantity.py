@@ -59,8 +59,8 @@ class Quantity:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
-    def take_call(self, layer: str, call: Call, x: Tensor) -> None:
-        """A call of a layer in train mode, with its input (N, C, *spatial)."""
+    def take_call(self, layer: str, call: Call, x: Tensor, mask: Tensor | None) -> None:
+        """A call of a layer in train mode, with its input (N, C, *spatial) and mask."""
 
     def take_examples(self, layer: str, examples: Examples) -> None:
         """A call of a layer by population statistics."""

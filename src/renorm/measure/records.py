@@ -228,6 +228,41 @@ class BatchDependence(Record):
 
 
 @dataclass(frozen=True)
+class ChannelHealth(Record):
+    """Which channels of a layer carry nothing, by their indices; a channel may be in several.
+
+    By all values of its input in train mode, and the statistics of the population.
+
+    Args:
+        channels: C.
+        largest: magnitude of the input in any channel; None if that is not finite, or the layer
+            was not called.
+        headroom: that, as a fraction of the largest number that the dtype holds, 0 to 1.
+        bad_statistics: running mean or variance not finite, or a variance below 0.
+        bad_parameters: weight or bias not finite.
+        constant: all values are equal.
+        dead: the output varies by less than 0.001 (deviation), by its weight.
+        negative: no output is above 0, so nothing would pass a ReLU.
+        eps_dominated: variance below eps, so the output varies by less than weight / sqrt(2).
+        saturated: 95 % of the values or more lie within 0.001 of the range of their batch from
+            its ends; not of channels with fewer than 16 values, or masked.
+        not_finite: the input has NaN or infinite values.
+    """
+
+    channels: int
+    largest: float | None
+    headroom: float | None
+    bad_statistics: tuple[int, ...]
+    bad_parameters: tuple[int, ...]
+    constant: tuple[int, ...]
+    dead: tuple[int, ...]
+    negative: tuple[int, ...]
+    eps_dominated: tuple[int, ...]
+    saturated: tuple[int, ...]
+    not_finite: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Survey:
     """All that was measured of a model by some batches.
 

@@ -160,7 +160,7 @@ class _Work:
             call = call_of(layer, x, mask)
             self._collectors[name].take(call)
             for quantity in self._quantities.values():
-                quantity.take_call(name, call, x)
+                quantity.take_call(name, call, x, mask)
 
         for batch in self._counted("train mode", batches):
             if self._done == 0:
