@@ -54,11 +54,29 @@ def joined(batches: Sequence[Any]) -> Any:
 
 
 def alike(batches: Sequence[Any]) -> bool:
-    """Whether batches can be joined: N is known, and their tensors differ in it alone."""
+    """Whether batches can be joined: all that differs between them is N and the examples."""
     if any(size(batch) is None for batch in batches):
         return False
-    shapes = {tuple((t.dtype, t.device, t.shape[1:]) for t in leaves(b)) for b in batches}
-    return len(shapes) == 1
+    forms = [_form(batch) for batch in batches]
+    return all(form == forms[0] for form in forms)
+
+
+def columns(parts: Sequence[Tensor]) -> Tensor:
+    """(N, values) of tensors that have N rows each."""
+    return torch.cat(list(parts), 1)
+
+
+def _form(tree: Any) -> Any:
+    """All of a tree but the values of its tensors and their first dimension."""
+    if isinstance(tree, Tensor):
+        return tree.dtype, tree.device, tree.shape[1:]
+    if isinstance(tree, Mapping):
+        return {key: _form(value) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        return [_form(value) for value in tree]
+    if _is_dataclass(tree):
+        return {f.name: _form(getattr(tree, f.name)) for f in dataclasses.fields(tree)}
+    return tree if isinstance(tree, str | int | float | None) else id(tree)
 
 
 def _mapped(trees: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:

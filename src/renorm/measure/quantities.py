@@ -3,6 +3,8 @@
 from renorm.measure.batch_dependence import BatchDependenceQuantity
 from renorm.measure.batch_noise import BatchNoiseQuantity
 from renorm.measure.channel_health import ChannelHealthQuantity
+from renorm.measure.composition_shift import CompositionShiftQuantity
+from renorm.measure.cross_example_influence import CrossExampleInfluenceQuantity
 from renorm.measure.effective_count import EffectiveCountQuantity
 from renorm.measure.quantity import Quantity
 from renorm.measure.train_eval_gap import TrainEvalGapQuantity
@@ -13,4 +15,6 @@ QUANTITIES: dict[str, type[Quantity]] = {
     "batch_dependence": BatchDependenceQuantity,
     "effective_count": EffectiveCountQuantity,
     "channel_health": ChannelHealthQuantity,
+    "cross_example_influence": CrossExampleInfluenceQuantity,
+    "composition_shift": CompositionShiftQuantity,
 }

@@ -18,6 +18,11 @@ def told(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def number(loss: Any) -> float:
+    """What a user's loss came to."""
+    return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+
+
 class Plan(NamedTuple):
     """What all quantities of a survey are given."""
 

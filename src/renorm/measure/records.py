@@ -263,6 +263,51 @@ class ChannelHealth(Record):
 
 
 @dataclass(frozen=True)
+class CrossExampleInfluence(Record):
+    """How far the other examples of a batch move when one of them is replaced.
+
+    Root mean squares in units of the deviation of all values of the output.
+
+    Args:
+        of: ``"layer"`` for the output of the layer, ``"output"`` for that of the model.
+        replaced: examples, one at a time.
+        examples: in a batch, on average.
+        influence: on the others, by batch statistics; None where the output does not vary.
+        own: on the output at the place of the example itself, likewise.
+        by_running: on the others, by running statistics: not by normalization.
+    """
+
+    of: str
+    replaced: int
+    examples: float
+    influence: float | None
+    own: float | None
+    by_running: float | None
+
+
+@dataclass(frozen=True)
+class CompositionShift(Record):
+    """The loss by batch statistics on batches as they come, and with their examples reshuffled.
+
+    Args:
+        batches: that were mixed.
+        shuffles: of them.
+        loss_composed: mean over the examples of the batches as they come.
+        loss_shuffled: mean over the same examples in batches of the same sizes, put together at
+            random.
+        shift: ``loss_shuffled - loss_composed``, above 0 if the model relies on the composition.
+        error: standard error of the shift, all batches taken as independent.
+    """
+
+    batches: int
+    shuffles: int
+    loss_composed: float | None
+    loss_shuffled: float | None
+    shift: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
 class Survey:
     """All that was measured of a model by some batches.
 

@@ -15,7 +15,7 @@ from renorm.measure.inputs import call_of, examples_of
 from renorm.measure.layers import completed, facts, find
 from renorm.measure.passes import Forward, Passes, seen
 from renorm.measure.quantities import QUANTITIES
-from renorm.measure.quantity import Compared, Plan, Quantity, Trial
+from renorm.measure.quantity import Compared, Plan, Quantity, Trial, number
 from renorm.measure.records import MODEL, Note, Survey
 from renorm.measure.sampling import Reservoir
 
@@ -204,7 +204,7 @@ class _Work:
     def _compared(self, batch: Any, *three: Any) -> Compared:
         losses = None
         if self._loss is not None:
-            a, b, c = (float(self._loss(output, batch)) for output in three)
+            a, b, c = (number(self._loss(output, batch)) for output in three)
             losses = (a, b, c)
         by_batch, running, population = (examples.outputs(output) for output in three)
         return Compared(by_batch, running, population, losses)
