@@ -53,6 +53,17 @@ def joined(batches: Sequence[Any]) -> Any:
     return _mapped(batches, torch.cat)
 
 
+def cropped(batch: Any, size: Sequence[int], window: tuple[slice, ...]) -> Any:
+    """The batch with a window cut out of all tensors whose last dimensions are of this size."""
+    last = tuple(size)
+
+    def cut(parts: list[Tensor]) -> Tensor:
+        t = parts[0]
+        return t[(..., *window)] if tuple(t.shape[-len(last) :]) == last else t
+
+    return _mapped([batch], cut)
+
+
 def alike(batches: Sequence[Any]) -> bool:
     """Whether batches can be joined: all that differs between them is N and the examples."""
     if any(size(batch) is None for batch in batches):

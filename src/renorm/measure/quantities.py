@@ -7,6 +7,7 @@ from renorm.measure.composition_shift import CompositionShiftQuantity
 from renorm.measure.cross_example_influence import CrossExampleInfluenceQuantity
 from renorm.measure.effective_count import EffectiveCountQuantity
 from renorm.measure.quantity import Quantity
+from renorm.measure.tile_consistency import TileConsistencyQuantity
 from renorm.measure.train_eval_gap import TrainEvalGapQuantity
 
 QUANTITIES: dict[str, type[Quantity]] = {
@@ -17,4 +18,5 @@ QUANTITIES: dict[str, type[Quantity]] = {
     "channel_health": ChannelHealthQuantity,
     "cross_example_influence": CrossExampleInfluenceQuantity,
     "composition_shift": CompositionShiftQuantity,
+    "tile_consistency": TileConsistencyQuantity,
 }

@@ -308,6 +308,28 @@ class CompositionShift(Record):
 
 
 @dataclass(frozen=True)
+class TileConsistency(Record):
+    """Predictions of whole images against those of their tiles, halves in every dimension.
+
+    Root mean squares in units of the deviation of the output for whole images.
+
+    Args:
+        batches: that were cut.
+        tile: its size in pixels.
+        difference: in eval mode, over all positions.
+        interior: over the half of each tile, in every dimension, that is farther from the cuts;
+            about 0 unless the receptive field is larger than that.
+        interior_by_batch: the same by batch statistics.
+    """
+
+    batches: int
+    tile: tuple[int, ...]
+    difference: float | None
+    interior: float | None
+    interior_by_batch: float | None
+
+
+@dataclass(frozen=True)
 class Survey:
     """All that was measured of a model by some batches.
 
