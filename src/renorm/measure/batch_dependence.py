@@ -14,6 +14,7 @@ from renorm.measure.sampling import Reservoir
 
 Counts = NDArray[np.int64]
 
+_AT_ONCE = 32  # permutations: more are no faster
 _NEEDED = "It needs two batches, one of them of two examples or more."
 
 
@@ -96,11 +97,11 @@ def dependence(batches: Sequence[Array], permutations: int, seed: int) -> Depend
         z = (z / deviation)[:, np.isfinite(deviation) & (deviation > 0)]
     if not z.shape[1]:
         return Dependence(0, None, None, None, None, 0)
-    starts = np.cumsum(sizes) - sizes
-    ratio = _ratio(z, starts, sizes)
+    ratio = float(_ratios(z[None], sizes)[0])
     generator = np.random.default_rng(seed)
-    others = np.array(
-        [_ratio(z[generator.permutation(len(z))], starts, sizes) for _ in range(permutations)]
+    parts = range(0, permutations, _AT_ONCE)
+    others = np.concatenate(
+        [_ratios(_permuted(z, min(_AT_ONCE, permutations - i), generator), sizes) for i in parts]
     )
     rounding = 1e-10 * ratio  # an assignment that changes nothing gives the same up to this
     more, less = (others >= ratio - rounding).sum(), (others <= ratio + rounding).sum()
@@ -114,9 +115,17 @@ def dependence(batches: Sequence[Array], permutations: int, seed: int) -> Depend
     )
 
 
-def _ratio(z: Array, starts: Counts, sizes: Counts) -> float:
-    sums = np.add.reduceat(z, starts, axis=0)
-    return float((sums**2 / sizes[:, None]).sum() / (len(sizes) - 1) / z.shape[1])
+def _permuted(z: Array, count: int, generator: np.random.Generator) -> Array:
+    """(count, N, C): the rows of z (N, C) in random orders."""
+    orders = np.tile(np.arange(len(z)), (count, 1))
+    return z[generator.permuted(orders, axis=1)]
+
+
+def _ratios(z: Array, sizes: Counts) -> Array:
+    """The ratio of each of several assignments (P, N, C) to batches."""
+    sums = np.add.reduceat(z, np.cumsum(sizes) - sizes, axis=1)
+    squares = (sums**2 / sizes[:, None]).sum((1, 2))
+    return squares / (len(sizes) - 1) / z.shape[2]
 
 
 def _correlation(ratio: float, sizes: Counts) -> float | None:

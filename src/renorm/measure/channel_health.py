@@ -13,7 +13,7 @@ from renorm.measure.layers import affine_of, channels_of, eps_of, statistics_of
 from renorm.measure.quantity import Plan, Quantity, told
 from renorm.measure.records import ChannelHealth
 
-_SAMPLE = 2048  # values of a channel in a call that are looked at for saturation
+_SAMPLE = 512  # values of a channel in a call that are looked at for saturation
 _FEWEST = 16  # of fewer, too many are at the ends of their range anyway
 _END = 1e-3  # of the range, that counts as its end
 _SATURATED = 0.95
@@ -94,7 +94,7 @@ class _Range:
             return np.broadcast_to(self._ends / max(self._calls, 1), self.most.shape) >= _SATURATED
 
     def _add_ends(self, values: Tensor) -> None:
-        values = values[:, :: max(1, values.shape[1] // _SAMPLE)].double()
+        values = values[:, :: max(1, values.shape[1] // _SAMPLE)].float()
         if values.shape[1] < _FEWEST:
             return
         low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)

@@ -1,6 +1,6 @@
 """Whether the loss in train mode depends on which examples share a batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -41,10 +41,13 @@ class CompositionShiftQuantity(Quantity):
                 "examples in their first dimension, and nothing else that differs."
             )
         else:
-            self._composed = self._losses(trial, trial.batches)
+            batches, losses = self._chosen(trial)
+            self._composed = [(examples.count(b), v) for b, v in zip(batches, losses, strict=True)]
             generator = np.random.default_rng(self.plan.seed)
             for _ in range(self.plan.depth.shuffles):
-                self._shuffled += self._losses(trial, shuffled(trial.batches, generator))
+                for batch in shuffled(batches, generator):
+                    loss = trial.loss(trial.passes.run(batch, "batch"), batch)
+                    self._shuffled.append((examples.count(batch), number(loss)))
 
     def records(self, collected: Mapping[str, Collected]) -> Iterator[CompositionShift]:
         """One for the model."""
@@ -61,11 +64,10 @@ class CompositionShiftQuantity(Quantity):
                 error=told(error),
             )
 
-    def _losses(self, trial: Trial, batches: Iterable[Any]) -> list[tuple[int, float]]:
-        return [
-            (examples.count(b), number(trial.loss(trial.passes.run(b, "batch"), b)))
-            for b in batches
-        ]
+    def _chosen(self, trial: Trial) -> tuple[Sequence[Any], Sequence[Any]]:
+        """At most half of all batches, which is what a survey may cost, and two at least."""
+        most = len(trial.batches) if self.plan.depth.thorough else max(2, trial.total // 2)
+        return trial.batches[:most], trial.losses[:most]
 
 
 def shuffled(batches: Sequence[Any], generator: np.random.Generator) -> Iterator[Any]:

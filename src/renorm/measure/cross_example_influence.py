@@ -41,8 +41,9 @@ class CrossExampleInfluenceQuantity(Quantity):
         influence = rms over i != j of (y_i' - y_i),  own = rms of (y_j' - y_j)
 
     By running statistics no other example may move, unless the model mixes examples in other
-    ways. Where a layer is called several times, its first call counts; outputs without the
-    examples in their first dimension do not.
+    ways; this is looked at in a batch of two, the replaced example and its neighbour. Where a
+    layer is called several times, its first call counts; outputs without the examples in their
+    first dimension do not.
     """
 
     tries = True
@@ -92,7 +93,9 @@ class CrossExampleInfluenceQuantity(Quantity):
             order[j] = (j + 1 + int(generator.integers(n - 1))) % n
             changed = examples.taken(batch, order)
         by_batch = self._moved(trial, batch, changed, "batch", j, n)
-        by_running = self._moved(trial, batch, changed, "running", j, n)
+        two = [j, (j + 1) % n]  # enough to see whether one moves the other at all
+        pair, other_pair = examples.taken(batch, two), examples.taken(changed, two)
+        by_running = self._moved(trial, pair, other_pair, "running", 0, 2)
         for place, (influence, own) in by_batch.items():
             leak = by_running.get(place, (np.nan, np.nan))[0]
             self._found.setdefault(place, []).append(_Moved(influence, own, leak, n))

@@ -19,6 +19,7 @@ class Depth(NamedTuple):
         permutations: of these examples.
         replacements: examples that are exchanged to see who else is moved.
         shuffles: of the kept batches.
+        thorough: whether it may take many times longer than forwards over all batches.
     """
 
     name: str
@@ -31,14 +32,15 @@ class Depth(NamedTuple):
     permutations: int
     replacements: int
     shuffles: int
+    thorough: bool
 
 
 _DEPTHS = {
     depth.name: depth
     for depth in (
-        Depth("quick", False, 4, 16, 8, 32, 8, 199, 1, 1),
-        Depth("standard", True, 8, 32, 16, 32, 16, 499, 1, 1),
-        Depth("deep", True, 16, 256, 32, 64, 32, 1999, 4, 8),
+        Depth("quick", False, 4, 16, 8, 32, 8, 199, 1, 1, False),
+        Depth("standard", True, 8, 32, 16, 32, 16, 499, 1, 1, False),
+        Depth("deep", True, 16, 256, 32, 64, 32, 1999, 4, 8, True),
     )
 }
 

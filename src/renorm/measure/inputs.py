@@ -104,6 +104,8 @@ def examples_of(x: Tensor, mask: Tensor | None) -> Examples:
     if kept is not None:
         apart = apart.masked_fill(~kept, 0)
     rounded = mean - mean.to(x.dtype).to(wide)
-    squares = apart.square().sum(2, dtype=wide) - values * rounded.square()
+    squares = (
+        torch.linalg.vector_norm(apart, dim=2, dtype=wide).square() - values * rounded.square()
+    )
     found = (values[:, 0], mean, squares.clamp(min=0))
     return Examples(*(t.cpu().double().numpy() for t in found))

@@ -41,11 +41,21 @@ class Compared(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What is tried with some batches at the end."""
+    """What is tried with some batches at the end.
+
+    Args:
+        passes: to run them.
+        batches: a sample.
+        losses: of these, in train mode; None without a loss.
+        loss: ``(output, batch) -> a number``, or None.
+        total: batches that the sample is of.
+    """
 
     passes: Passes
     batches: Sequence[Any]
-    loss: Any  # (output, batch) -> a number, or None
+    losses: Sequence[float | None]
+    loss: Any
+    total: int
 
 
 class Quantity:

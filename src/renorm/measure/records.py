@@ -274,7 +274,8 @@ class CrossExampleInfluence(Record):
         examples: in a batch, on average.
         influence: on the others, by batch statistics; None where the output does not vary.
         own: on the output at the place of the example itself, likewise.
-        by_running: on the others, by running statistics: not by normalization.
+        by_running: on the other one of a batch of two, by running statistics: what does not come
+            from normalization.
     """
 
     of: str

@@ -112,7 +112,7 @@ class _Work:
         self._loss, self._progress = loss, progress
         self._training = model.training
         self._collectors = {name: Collector(plan.depth.rows, plan.seed) for name in plan.layers}
-        self._kept: Reservoir[Any] = Reservoir(plan.depth.batches, plan.seed)
+        self._kept: Reservoir[tuple[Any, float | None]] = Reservoir(plan.depth.batches, plan.seed)
         self._facts = facts(model, plan.layers)
         self._notes: list[Note] = []
         self._done, self._examples, self._complete = 0, 0, False
@@ -124,8 +124,10 @@ class _Work:
         asked = self._quantities.values()
         if any(q.compares or q.examines for q in asked):
             again = self._plan.depth.everything and iter(batches) is not batches
-            self._second_pass(batches if again else self._kept.kept)
-        trial = Trial(self.passes, self._kept.kept, self._loss)
+            self._second_pass(batches if again else [batch for batch, _ in self._kept.kept])
+        kept = self._kept.kept
+        losses = [loss for _, loss in kept]
+        trial = Trial(self.passes, [batch for batch, _ in kept], losses, self._loss, self._done)
         for name, quantity in self._quantities.items():
             if quantity.tries:
                 self._notes += [Note(MODEL, name, why) for why in quantity.take_trial(trial)]
@@ -165,17 +167,24 @@ class _Work:
         for batch in self._counted("train mode", batches):
             if self._done == 0:
                 with seen(self._model, self._plan.layers) as found:
-                    self.passes.run(batch, "batch", observe)
+                    output = self.passes.run(batch, "batch", observe)
                 self._facts = [completed(one, found) for one in self._facts]
             else:
-                self.passes.run(batch, "batch", observe)
+                output = self.passes.run(batch, "batch", observe)
             self._done += 1
             self._examples += examples.count(batch)
-            self._kept.offer(batch)
+            self._keep(batch, output)
         if self._done == 0:
             raise ArgumentError(
                 "There is no batch to measure by. Give a list or a DataLoader with at least one."
             )
+
+    def _keep(self, batch: Any, output: Any) -> None:
+        """Have the batch and its loss in the sample, or not."""
+        place = self._kept.place()
+        if place is not None:
+            loss = None if self._loss is None else number(self._loss(output, batch))
+            self._kept.put(place, (batch, loss))
 
     def _second_pass(self, batches: Iterable[Any]) -> None:
         comparing = [q for q in self._quantities.values() if q.compares]

@@ -66,8 +66,12 @@ class TileConsistencyQuantity(Quantity):
         x = next(examples.leaves(batch), None)
         if x is None or x.dim() not in (4, 5):
             return _NOT_DENSE
+        one = examples.taken(batch, [0]) if examples.size(batch) else batch
+        probe = _first(trial.passes.run(one, "running"))  # spares the rest if it is not dense
+        if probe is None or probe.dim() != x.dim():
+            return _NOT_DENSE
         whole = _first(trial.passes.run(batch, "running"))
-        if whole is None or whole.dim() != x.dim() or len(whole) != len(x):
+        if whole is None or len(whole) != len(x):
             return _NOT_DENSE
         tile, given = _tile(x.shape[2:]), whole.shape[2:]
         if not all(tile) or any(
