@@ -1,7 +1,11 @@
 """What a survey accepts, says of the layers, and refuses; that it saves and loads."""
 
+import ast
+import gc
+import tracemalloc
 from collections import namedtuple
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ from renorm import (
     limits,
 )
 from renorm.errors import ArgumentError, RecordError
-from renorm.measure import saving, survey
+from renorm.measure import records, saving, survey
 from renorm.measure.records import BatchNoise, LayerFacts, Note
 from support.torchvision_shim import timm, torchvision_models
 
@@ -251,3 +255,46 @@ def test_a_damaged_file_is_refused(tmp_path: Any, line: str, message: str) -> No
 def test_refused(made: Any, batches: Any, options: dict, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         survey(made(), batches, **options)
+
+
+def test_what_is_kept_does_not_grow_with_the_batches() -> None:
+    def held(count: int) -> tuple[int, int]:
+        """Tensors, and traced bytes, when the last batch has been through."""
+        found = []
+
+        def batches() -> Any:
+            for _ in range(count):
+                yield torch.randn(256, 3, dtype=torch.float64)
+            gc.collect()
+            tensors = sum(issubclass(type(one), Tensor) for one in gc.get_objects())
+            found.append((tensors, tracemalloc.get_traced_memory()[0]))
+
+        tracemalloc.start()
+        try:
+            survey(model(), batches(), lambda y, x: y.square().mean())
+        finally:
+            tracemalloc.stop()
+        return found[0]
+
+    held(40)  # whatever is made once and stays
+    few, many = held(60), held(180)
+    assert many[0] <= few[0]
+    # the means of the examples of 120 batches more would be 983,040 bytes
+    assert many[1] < few[1] + 60_000
+
+
+def test_records_and_saving_import_no_torch() -> None:
+    for module in (records, saving):
+        tree = ast.parse(Path(module.__file__ or "").read_text())
+        imported = {
+            name
+            for node in ast.walk(tree)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert not [name for name in imported if name.split(".")[0] == "torch"]

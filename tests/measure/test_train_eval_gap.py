@@ -137,7 +137,7 @@ def modes(model: Any, batches: list[Tensor]) -> list[list[dict[str, Tensor]]]:
 def test_outputs_and_losses_of_a_model(count: int) -> None:
     model, batches = Outputs().double(), rows(count)
     off(model.norm)
-    (found,) = survey(model, batches, loss, quantities="train_eval_gap").of(OutputGap)
+    (found,) = survey(model, batches, loss, quantities="train_eval_gap", depth="deep").of(OutputGap)
     three = modes(model, batches)
     flat = [[torch.cat([t.flatten() for t in y.values()]) for y in each] for each in three]
     deviation = float(torch.cat(flat[2]).std(correction=0))
@@ -206,3 +206,12 @@ def test_a_loss_that_raises_is_the_users_own() -> None:
 def test_iterators_and_quick_surveys_compare_the_kept_batches(depth: str) -> None:
     (found,) = survey(Outputs().double(), iter(rows(20)), loss, depth=depth).of(OutputGap)
     assert found.batches == {"quick": 4, "standard": 8}[depth]
+
+
+def test_standard_surveys_compare_every_second_batch() -> None:
+    model, batches = Outputs().double(), rows(5)
+    (found,) = survey(model, batches, loss, quantities="train_eval_gap").of(OutputGap)
+    with torch.no_grad():
+        losses = [float(loss(model.eval()(x), x)) for x in batches[::2]]
+    assert found.batches == 3
+    assert found.loss_running == pytest.approx(sum(losses) / 3)

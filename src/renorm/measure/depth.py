@@ -11,6 +11,7 @@ class Depth(NamedTuple):
     Args:
         name: of the depth.
         everything: whether all batches are compared in three modes, or the kept ones.
+        every: one in so many of these batches is compared.
         batches: kept whole, for what is tried with them.
         rows: groups of a layer whose statistics are kept.
         example_batches: batches of which the means of examples are kept.
@@ -24,6 +25,7 @@ class Depth(NamedTuple):
 
     name: str
     everything: bool
+    every: int
     batches: int
     rows: int
     example_batches: int
@@ -38,9 +40,9 @@ class Depth(NamedTuple):
 _DEPTHS = {
     depth.name: depth
     for depth in (
-        Depth("quick", False, 4, 16, 8, 32, 8, 199, 1, 1, False),
-        Depth("standard", True, 8, 32, 16, 32, 16, 499, 1, 1, False),
-        Depth("deep", True, 16, 256, 32, 64, 32, 1999, 4, 8, True),
+        Depth("quick", False, 1, 4, 16, 8, 32, 8, 199, 1, 1, False),
+        Depth("standard", True, 2, 8, 32, 16, 32, 16, 499, 1, 1, False),
+        Depth("deep", True, 1, 16, 256, 32, 64, 32, 1999, 4, 8, True),
     )
 }
 

@@ -39,8 +39,9 @@ def survey(
     Looked at are nn.BatchNorm, nn.SyncBatchNorm, the layers of this package, those of timm, and
     FrozenBatchNorm2d. First all batches go through the model in train mode, where layers
     normalize by the batch; from their values come the statistics of the population, as
-    ``renorm.calibrate`` has them. Then the batches go through it once more, by batch, running and
-    population statistics. All other modules are in eval mode, so there is no dropout.
+    ``renorm.calibrate`` has them. Then the batches go through it by these, and some of them by
+    batch, running and population statistics. All other modules are in eval mode, so there is no
+    dropout. What is kept of batches does not grow with their number.
 
     Modes, parameters, buffers, gradients, hooks, attributes and the random states of Python,
     NumPy and torch are afterwards bit for bit as they were, after an exception too. What user
@@ -56,9 +57,10 @@ def survey(
             ends for good, a sample is kept for the second time.
         loss: ``(output, batch) -> a number``, the mean over examples.
         forward: ``(model, batch) -> output``, for any other way to call the model.
-        quantities: names of what is measured, see ``QUANTITIES``; None for all that can be.
-        depth: ``"quick"`` compares a few batches, ``"standard"`` all, ``"deep"`` keeps and
-            tries more.
+        quantities: names of what is measured, keys of ``measure.QUANTITIES``; None for all that
+            can be.
+        depth: ``"quick"`` compares a few batches in the three modes, ``"standard"`` every
+            second one, ``"deep"`` all, and keeps and tries more.
         progress: called after each batch with the name of the pass, the batches done in it, and
             their number or None.
         seed: of what is drawn.
@@ -124,7 +126,10 @@ class _Work:
         asked = self._quantities.values()
         if any(q.compares or q.examines for q in asked):
             again = self._plan.depth.everything and iter(batches) is not batches
-            self._second_pass(batches if again else [batch for batch, _ in self._kept.kept])
+            if again:
+                self._second_pass(batches, self._plan.depth.every)
+            else:
+                self._second_pass([batch for batch, _ in self._kept.kept], 1)
         kept = self._kept.kept
         losses = [loss for _, loss in kept]
         trial = Trial(self.passes, [batch for batch, _ in kept], losses, self._loss, self._done)
@@ -186,7 +191,7 @@ class _Work:
             loss = None if self._loss is None else number(self._loss(output, batch))
             self._kept.put(place, (batch, loss))
 
-    def _second_pass(self, batches: Iterable[Any]) -> None:
+    def _second_pass(self, batches: Iterable[Any], every: int) -> None:
         comparing = [q for q in self._quantities.values() if q.compares]
         examining = [q for q in self._quantities.values() if q.examines]
 
@@ -200,10 +205,13 @@ class _Work:
             for quantity in examining:
                 quantity.take_examples(name, found)
 
-        for batch in self._counted("three modes", batches):
+        for i, batch in enumerate(self._counted("three modes", batches)):
+            compares = bool(comparing) and i % every == 0
+            if not (compares or examining):
+                continue
             called.clear()
             output = self.passes.run(batch, "population", observe if examining else None)
-            if comparing:
+            if compares:
                 by_batch = self.passes.run(batch, "batch")
                 running = self.passes.run(batch, "running")
                 compared = self._compared(batch, by_batch, running, output)
