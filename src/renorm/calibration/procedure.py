@@ -77,7 +77,7 @@ def calibrate(
     """
     _check(batches, pool, upstream, uncalled)
     layers = _layers(model)
-    call = forward or _call
+    call = forward or run_on
     with undisturbed(model):
         if upstream == "train":
             found = _in_one_pass(model, layers, batches, pool, call)
@@ -148,7 +148,8 @@ def _run(model: nn.Module, batches: Iterable, call: Forward) -> None:
         )
 
 
-def _call(model: nn.Module, batch: Any) -> Any:
+def run_on(model: nn.Module, batch: Any) -> Any:
+    """The model's output for a batch: a tensor, a sequence that begins with one, or keywords."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, tuple | list) else batch)
@@ -211,14 +212,19 @@ def _check(batches: Any, pool: str, upstream: str, uncalled: str) -> None:
     ):
         if value not in allowed:
             raise ArgumentError(f"{name} is {' or '.join(map(repr, allowed))}, got {value!r}.")
-    if isinstance(batches, Tensor | Mapping) or not isinstance(batches, Iterable):
-        raise ArgumentError(
-            f"batches is an iterable of batches, such as a DataLoader or a list, got "
-            f"{type(batches).__name__}. For a single batch give [batch]."
-        )
+    check_batches(batches)
     if upstream == "calibrated" and isinstance(batches, Iterator):
         raise ArgumentError(
             f"upstream='calibrated' iterates over the batches once for every layer, but a "
             f"{type(batches).__name__} ends for good. Give a list or a DataLoader, or use "
             "upstream='train'."
+        )
+
+
+def check_batches(batches: Any) -> None:
+    """Refuse what is no iterable of batches, such as a single batch."""
+    if isinstance(batches, Tensor | Mapping) or not isinstance(batches, Iterable):
+        raise ArgumentError(
+            f"batches is an iterable of batches, such as a DataLoader or a list, got "
+            f"{type(batches).__name__}. For a single batch give [batch]."
         )

@@ -1,7 +1,16 @@
-"""What normalization does to a model in training: it is looked at, and never changed."""
+"""What normalization does to a model in training: it is looked at, and never changed.
 
+``Monitor`` looks at a training under way; ``survey`` runs a model on some batches, and measures
+what ``QUANTITIES`` has. ``measure.records`` are what it finds, ``measure.saving`` keeps them.
+"""
+
+from renorm.measure import records as records
+from renorm.measure import saving as saving
 from renorm.measure.monitoring import Log as Log
 from renorm.measure.monitoring import Monitor as Monitor
 from renorm.measure.observation import Observation as Observation
+from renorm.measure.quantities import QUANTITIES as QUANTITIES
+from renorm.measure.records import Survey as Survey
 from renorm.measure.schedules import Schedule as Schedule
 from renorm.measure.schedules import schedule as schedule
+from renorm.measure.surveying import survey as survey

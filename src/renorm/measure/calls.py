@@ -77,7 +77,7 @@ def joint(seen: Seen, moments: Joint) -> Seen:
 
 
 def _look(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> Seen:
-    values, mean, var = _moments(layer, x, mask)
+    values, mean, var = moments(layer, x, mask)
     used_mean, used_var = mean, var
     if isinstance(layer, CrossIterationBatchNorm):
         used_mean, used_var = (t.unsqueeze(0) for t in _windowed(layer, x, mean[0], var[0]))
@@ -149,7 +149,7 @@ def _full_precision(x: Tensor) -> Any:
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-def _moments(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def moments(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Values (G,), mean and biased variance (G, C) of the layer's own groups of examples."""
     size = len(x)
     if isinstance(layer, BatchRenorm) and layer.microbatch is not None:

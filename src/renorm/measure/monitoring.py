@@ -64,6 +64,7 @@ class Monitor:
     Raises:
         ArgumentError: the model has no such layer, or an argument is outside the ranges above.
 
+    >>> import torch
     >>> from renorm import BatchRenorm1d, limits
     >>> model = nn.Sequential(nn.Linear(4, 8), BatchRenorm1d(8, limits=limits.fixed(3, 5)))
     >>> def log(step, figures):

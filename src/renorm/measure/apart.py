@@ -1,0 +1,75 @@
+"""Running a model to measure it: whatever happens, it is afterwards as it was, bit for bit."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from renorm.nn.undisturbed import restored, undisturbed
+
+
+@contextlib.contextmanager
+def apart(model: nn.Module) -> Iterator[None]:
+    """Restore all that forwards, passes and user code inside may change of a model, and the draws.
+
+    These are modes, the values of all buffers, what attributes and buffers are bound to, hooks,
+    and the random states of Python, NumPy and torch on every device of the model. No gradient is
+    computed inside.
+    """
+    with (
+        undisturbed(model),
+        _host_generators(),
+        _accelerators(model),
+        _bindings(model),
+        restored([b for b in model.buffers() if b.layout is torch.strided]),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _bindings(model: nn.Module) -> Iterator[None]:
+    """Keep which objects the attributes of all modules are, and what their tables hold."""
+    before = [(vars(m), dict(vars(m)), _tables(m)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for attributes, kept, tables in before:
+            for table, content in ((attributes, kept), *tables):
+                if not _same(table, content):
+                    table.clear()
+                    table.update(content)
+
+
+def _tables(module: nn.Module) -> list[tuple[dict, dict]]:
+    """Parameters, buffers, children and hooks."""
+    return [(v, dict(v)) for v in vars(module).values() if isinstance(v, dict)]
+
+
+def _same(left: dict, right: dict) -> bool:
+    """Whether the same names stand for the same objects, in the same order."""
+    return list(left) == list(right) and all(left[name] is right[name] for name in left)
+
+
+@contextlib.contextmanager
+def _host_generators() -> Iterator[None]:
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+@contextlib.contextmanager
+def _accelerators(model: nn.Module) -> Iterator[None]:
+    """The generators of accelerators other than CUDA's, which ``undisturbed`` sees to."""
+    devices = {t.device for t in (*model.parameters(), *model.buffers())}
+    kinds = sorted({d.type for d in devices} - {"cpu", "cuda", "meta"})
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            indices = sorted(d.index or 0 for d in devices if d.type == kind)
+            stack.enter_context(torch.random.fork_rng(devices=indices, device_type=kind))
+        yield

@@ -1,0 +1,366 @@
+"""What a survey found: one record a layer and quantity, without torch.
+
+Figures are numbers without a unit unless one is given. None stands for what could not be told,
+also where it would not be finite.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+MODEL = "(model)"  # the layer that a record about the whole model names
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was found of a layer.
+
+    Args:
+        layer: its name in the model, the first if it has several; ``"(model)"`` for the model.
+    """
+
+    layer: str
+
+
+@dataclass(frozen=True)
+class LayerFacts(Record):
+    """What a layer is, before anything is run but for its input.
+
+    Args:
+        type: name of its class.
+        channels: C.
+        eps: added to variances.
+        momentum: update rate of the running statistics, 0 to 1; None for the plain average, and
+            for layers that never update.
+        affine: whether it has a weight or a bias.
+        statistics: what becomes of the running statistics in training: ``"updated"``,
+            ``"frozen"``, ``"not updated"``, or ``"none"`` where there are none.
+        training: its mode when the survey began.
+        updates: of the running statistics so far; None where they are not counted.
+        limits: the schedule of r_max and d_max in words, ``"batch norm"`` for layers without.
+        r_max, d_max: the limits now, 1 and 0 for batch norm.
+        microbatch: examples that share statistics; None for the whole batch.
+        sync: what processes share: ``"batch"`` or ``"running"`` statistics, or empty.
+        learns: whether its weight or bias has requires_grad.
+        dtype: of the running statistics, or of the weight; empty for a layer with neither.
+        input_dtype: of what it normalized; None if it was not called.
+        source: the module whose output it took; None if that is no module's own output.
+        source_bias: whether that module adds a bias, which the mean takes away again; None
+            without source.
+        names: all names of the layer; several for one that is shared.
+        calls: in one forward, the first of the survey.
+    """
+
+    type: str
+    channels: int
+    eps: float
+    momentum: float | None
+    affine: bool
+    statistics: str
+    training: bool
+    updates: int | None
+    limits: str
+    r_max: float
+    d_max: float
+    microbatch: int | None
+    sync: str
+    learns: bool
+    dtype: str
+    input_dtype: str | None
+    source: str | None
+    source_bias: bool | None
+    names: tuple[str, ...]
+    calls: int
+
+
+@dataclass(frozen=True)
+class Note(Record):
+    """A quantity that was left out, or measured in part.
+
+    Args:
+        quantity: its name.
+        reason: why, as a sentence.
+    """
+
+    quantity: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BatchNoise(Record):
+    """How far the statistics of batches lie from the population's.
+
+    ``d = (mu_B - mu) / sigma`` and ``log r = log(sigma_B / sigma)``, over groups of examples with
+    statistics of their own (batches, or microbatches), and channels; mu and sigma are those of
+    the population, eps inside the root. None where no channel has finite statistics.
+
+    Args:
+        groups: that were seen.
+        kept: of them, drawn at random, from which the figures are.
+        channels: whose statistics are finite.
+        log_r, d: their 5, 25, 50, 75 and 95 % quantiles.
+        log_r_rms, d_rms: their root mean squares.
+        beyond_r: pairs of a limit r_max and the fraction of r outside of 1 / r_max to r_max.
+        beyond_d: pairs of a limit d_max and the fraction of d outside of -d_max to d_max.
+    """
+
+    groups: int
+    kept: int
+    channels: int
+    log_r: tuple[float, ...] | None
+    d: tuple[float, ...] | None
+    log_r_rms: float | None
+    d_rms: float | None
+    beyond_r: tuple[tuple[float, float], ...] | None
+    beyond_d: tuple[tuple[float, float], ...] | None
+
+
+@dataclass(frozen=True)
+class TrainEvalGap(Record):
+    """What a layer gives in train mode against eval mode, before weight and bias.
+
+    Root mean squares over all values of the input it has in train mode, in units of the
+    normalized output, whose deviation is about 1; from the kept groups of ``BatchNoise``.
+
+    Args:
+        gap: by the batch, as the layer does it (batch renorm within its limits), less by running
+            statistics; None without running statistics.
+        staleness: by running less by population statistics, of all values.
+        noise: by the batch less by population statistics.
+        shift: root mean square over channels of (running mean - mean) / sigma of the population.
+        log_ratio: root mean square over channels of log(running sigma / sigma).
+    """
+
+    gap: float | None
+    staleness: float | None
+    noise: float | None
+    shift: float | None
+    log_ratio: float | None
+
+
+@dataclass(frozen=True)
+class OutputGap(Record):
+    """What the whole model gives by batch, running and population statistics.
+
+    Of all floating-point outputs, on the same batches, without dropout. None for outputs that
+    have other shapes in other modes, and for losses without a loss.
+
+    Args:
+        batches: that were compared.
+        gap: root mean square of the output by the batch less that by running statistics, in
+            units of ``deviation``.
+        staleness: running less population, likewise.
+        noise: batch less population, likewise.
+        deviation: of all values of the output by population statistics.
+        loss_batch, loss_running, loss_population: means over batches.
+        loss_gap: mean of the loss by the batch less that by running statistics, and its standard
+            error over batches, None for a single one.
+        loss_staleness: running less population, likewise.
+        loss_noise: batch less population, likewise.
+    """
+
+    batches: int
+    gap: float | None
+    staleness: float | None
+    noise: float | None
+    deviation: float | None
+    loss_batch: float | None
+    loss_running: float | None
+    loss_population: float | None
+    loss_gap: tuple[float | None, float | None]
+    loss_staleness: tuple[float | None, float | None]
+    loss_noise: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class EffectiveCount(Record):
+    """How many values the statistics of a layer are of.
+
+    Args:
+        least, most: values of a channel in a group of examples with statistics of its own.
+        single: fraction of the groups with one value, which has no variance.
+        positions: of an example, on average over those that count.
+        effective: independent values that an example is worth, at most about ``positions``: the
+            variance of all values over that of the examples' means; median over channels.
+        effective_05: its 5 % quantile over channels.
+        examples: in a batch, on average.
+        observed: independent values that a batch is worth by the spread of the means of batches:
+            the variance of all values over it; median over channels. Below ``examples *
+            effective`` if the examples of a batch depend on each other. None of a single batch.
+    """
+
+    least: int
+    most: int
+    single: float
+    positions: float | None
+    effective: float | None
+    effective_05: float | None
+    examples: float | None
+    observed: float | None
+
+
+@dataclass(frozen=True)
+class BatchDependence(Record):
+    """Whether the examples of a batch depend on each other.
+
+    Args:
+        batches, examples: kept, from which the figures are.
+        channels: of them.
+        ratio: variance of the means of batches over what independent draws give, in the mean over
+            channels; 1 for independent examples, N for batches of N equal ones, below 1 for
+            batches that are more alike than chance.
+        correlation: of two examples of a batch (intraclass), 0 for independent ones, at most 1.
+        p_more: probability of such a ratio or a larger one for independent examples.
+        p_less: of such a ratio or a smaller one.
+        permutations: of the examples between batches, that both are ranks among.
+    """
+
+    batches: int
+    examples: int
+    channels: int
+    ratio: float | None
+    correlation: float | None
+    p_more: float | None
+    p_less: float | None
+    permutations: int
+
+
+@dataclass(frozen=True)
+class ChannelHealth(Record):
+    """Which channels of a layer carry nothing, by their indices; a channel may be in several.
+
+    By all values of its input in train mode, and the statistics of the population.
+
+    Args:
+        channels: C.
+        largest: magnitude of the input in any channel; None if that is not finite, or the layer
+            was not called.
+        headroom: that, as a fraction of the largest number that the dtype holds, 0 to 1.
+        bad_statistics: running mean or variance not finite, or a variance below 0.
+        bad_parameters: weight or bias not finite.
+        constant: all values are equal.
+        dead: the output varies by less than 0.001 (deviation), by its weight.
+        negative: no output is above 0, so nothing would pass a ReLU.
+        eps_dominated: variance below eps, so the output varies by less than weight / sqrt(2).
+        saturated: 95 % of the values or more lie within 0.001 of the range of their batch from
+            its ends; not of channels with fewer than 16 values, or masked.
+        not_finite: the input has NaN or infinite values.
+    """
+
+    channels: int
+    largest: float | None
+    headroom: float | None
+    bad_statistics: tuple[int, ...]
+    bad_parameters: tuple[int, ...]
+    constant: tuple[int, ...]
+    dead: tuple[int, ...]
+    negative: tuple[int, ...]
+    eps_dominated: tuple[int, ...]
+    saturated: tuple[int, ...]
+    not_finite: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CrossExampleInfluence(Record):
+    """How far the other examples of a batch move when one of them is replaced.
+
+    Root mean squares in units of the deviation of all values of the output.
+
+    Args:
+        of: ``"layer"`` for the output of the layer, ``"output"`` for that of the model.
+        replaced: examples, one at a time.
+        examples: in a batch, on average.
+        influence: on the others, by batch statistics; None where the output does not vary.
+        own: on the output at the place of the example itself, likewise.
+        by_running: on the other one of a batch of two, by running statistics: what does not come
+            from normalization.
+    """
+
+    of: str
+    replaced: int
+    examples: float
+    influence: float | None
+    own: float | None
+    by_running: float | None
+
+
+@dataclass(frozen=True)
+class CompositionShift(Record):
+    """The loss by batch statistics on batches as they come, and with their examples reshuffled.
+
+    Args:
+        batches: that were mixed.
+        shuffles: of them.
+        loss_composed: mean over the examples of the batches as they come.
+        loss_shuffled: mean over the same examples in batches of the same sizes, put together at
+            random.
+        shift: ``loss_shuffled - loss_composed``, above 0 if the model relies on the composition.
+        error: standard error of the shift, all batches taken as independent.
+    """
+
+    batches: int
+    shuffles: int
+    loss_composed: float | None
+    loss_shuffled: float | None
+    shift: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class TileConsistency(Record):
+    """Predictions of whole images against those of their tiles, halves in every dimension.
+
+    Root mean squares in units of the deviation of the output for whole images.
+
+    Args:
+        batches: that were cut.
+        tile: its size in pixels.
+        difference: in eval mode, over all positions.
+        interior: over the half of each tile, in every dimension, that is farther from the cuts;
+            about 0 unless the receptive field is larger than that.
+        interior_by_batch: the same by batch statistics.
+    """
+
+    batches: int
+    tile: tuple[int, ...]
+    difference: float | None
+    interior: float | None
+    interior_by_batch: float | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that was measured of a model by some batches.
+
+    Args:
+        model: name of its class.
+        training: its mode when the survey began.
+        depth: ``"quick"``, ``"standard"`` or ``"deep"``.
+        seed: of what was drawn.
+        batches: that were read to the end by every pass that was asked for.
+        examples: in them.
+        complete: whether all that was asked for was measured.
+        interrupted: whether it was ended by Ctrl-C; the records are of what came before.
+        records: in the order of the model's layers, quantity after quantity.
+    """
+
+    model: str
+    training: bool
+    depth: str
+    seed: int
+    batches: int
+    examples: int
+    complete: bool
+    interrupted: bool
+    records: tuple[Record, ...]
+
+    def of(self, kind: type[R], layer: str | None = None) -> tuple[R, ...]:
+        """The records of a kind, of all layers or one."""
+        found = (one for one in self.records if isinstance(one, kind))
+        return tuple(one for one in found if layer is None or one.layer == layer)
+
+    def layers(self) -> Iterator[str]:
+        """Names of the normalization layers, in the order of the model."""
+        return (one.layer for one in self.of(LayerFacts))
