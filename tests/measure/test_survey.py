@@ -159,7 +159,7 @@ def test_layers_of_timm_and_torchvision() -> None:
     assert len(found.of(BatchNoise)) == 20
 
 
-def test_compiled_and_parallel_models_have_the_names_of_their_own() -> None:
+def test_a_compiled_model_has_the_names_of_its_own() -> None:
     inner = model()
     compiled: Any = torch.compile(inner, backend="eager")
     compiled(rows(1)[0])
