@@ -7,11 +7,14 @@ of the former (``limits``), and whole models: ``convert``, ``fuse``, ``calibrate
 of other libraries.
 """
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from renorm import checkpoints as checkpoints
 from renorm import distributed as distributed
 from renorm import functional as functional
 from renorm import limits as limits
-from renorm import measure as measure
 from renorm import nn as nn
 from renorm.calibration import calibrate as calibrate
 from renorm.conversion import convert as convert
@@ -44,3 +47,13 @@ from renorm.nn import freeze as freeze
 from renorm.nn import unfreeze as unfreeze
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from renorm import measure as measure
+
+
+def __getattr__(name: str) -> ModuleType:
+    """``renorm.measure``, imported where it is first asked for: it takes numpy along."""
+    if name == "measure":
+        return import_module("renorm.measure")
+    raise AttributeError(f"module 'renorm' has no attribute {name!r}")

@@ -133,7 +133,7 @@ def test_the_class_can_be_pickled(pl: Any) -> None:
 
 def test_without_lightning_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lightning, "find_spec", lambda name: None)
-    monkeypatch.delattr(lightning, "NormMonitor", raising=False)
+    monkeypatch.delitem(vars(lightning), "NormMonitor", raising=False)
     with pytest.raises(MissingExtraError, match=r'pip install "renorm\[lightning\]"'):
         lightning.NormMonitor()
 
