@@ -7,9 +7,8 @@ of the former (``limits``), and whole models: ``convert``, ``fuse``, ``calibrate
 of other libraries.
 """
 
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
+import importlib as _importlib
+import typing as _typing
 
 from renorm import checkpoints as checkpoints
 from renorm import distributed as distributed
@@ -48,12 +47,12 @@ from renorm.nn import unfreeze as unfreeze
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from renorm import measure as measure
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> _typing.Any:
     """``renorm.measure``, imported where it is first asked for: it takes numpy along."""
     if name == "measure":
-        return import_module("renorm.measure")
+        return _importlib.import_module("renorm.measure")
     raise AttributeError(f"module 'renorm' has no attribute {name!r}")
