@@ -1,7 +1,7 @@
 """What a task is made of: examples that come in batches by index."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -144,8 +144,3 @@ def every_nth_of_each_class(labels: Tensor, n: int) -> Tensor:
     for label in labels.unique():
         chosen[torch.nonzero(labels == label).flatten()[::n]] = True
     return chosen
-
-
-def in_chunks(examples: Examples, size: int) -> Sequence[Tensor]:
-    """The indices of all examples in order, ``size`` at a time."""
-    return torch.arange(len(examples)).split(size)
