@@ -331,6 +331,93 @@ class TileConsistency(Record):
 
 
 @dataclass(frozen=True)
+class Setting(Record):
+    """What the model is for, as its user says it; no measurement can tell.
+
+    Args:
+        purpose: ``"training"``, ``"finetuning"`` or ``"export"``.
+        steps: updates of the statistics that the run still does; None if unknown.
+        accumulation: forwards whose gradients are added up to one step.
+        processes: that train together, each on its share of a batch.
+    """
+
+    purpose: str
+    steps: int | None
+    accumulation: int
+    processes: int
+
+
+@dataclass(frozen=True)
+class LimitsAhead(Record):
+    """Where the limits of a layer of batch renorm will be at the end of the run.
+
+    Args:
+        steps: updates until then.
+        r_max, d_max: the limits then.
+    """
+
+    steps: int
+    r_max: float
+    d_max: float
+
+
+@dataclass(frozen=True)
+class Converted(Record):
+    """A layer that has another class than in the model before it was converted.
+
+    Args:
+        before, after: names of the classes; ``after`` is empty for a layer that is gone.
+        was_renorm: whether it was a layer of this package before.
+        is_renorm: whether it is one now.
+    """
+
+    before: str
+    after: str
+    was_renorm: bool
+    is_renorm: bool
+
+
+@dataclass(frozen=True)
+class RankSpread(Record):
+    """How far the running statistics of processes that train together lie apart.
+
+    Args:
+        processes: that were asked.
+        shift: largest, over processes and channels, of |mean - mean of all| / sigma of all.
+        log_ratio: largest, likewise, of |log(sigma / sigma of all)|.
+    """
+
+    processes: int
+    shift: float | None
+    log_ratio: float | None
+
+
+@dataclass(frozen=True)
+class FixTrial(Record):
+    """What a fix was worth, from the given weights, on batches that were held out.
+
+    Args:
+        fix: its name; ``"as it is"`` for the model without any, which the others are compared to.
+        code: that applies it, to be pasted.
+        steps: of training from the given weights; 0 for fixes that do not train.
+        seeds: of the order of the batches; the entries of the next two are of these.
+        losses: in eval mode on the batches held out; None where training diverged.
+        gains: loss of the model as it is, trained likewise, less that; above 0 if the fix helps.
+        cost: median time of a step over that of the model as it is; None without training.
+        failure: why it could not be tried; empty if it could.
+    """
+
+    fix: str
+    code: str
+    steps: int
+    seeds: tuple[int, ...]
+    losses: tuple[float | None, ...]
+    gains: tuple[float | None, ...]
+    cost: float | None
+    failure: str
+
+
+@dataclass(frozen=True)
 class Survey:
     """All that was measured of a model by some batches.
 
