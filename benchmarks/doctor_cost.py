@@ -135,15 +135,20 @@ def resident(setting: Setting, what: str) -> int | None:
     return resident_at_most()
 
 
-def costs(setting: Setting, turns: int) -> list[Cost]:
-    """Time and memory of the survey at each depth."""
+def held(setting: Setting) -> dict[str, int | None]:
+    """``resident`` of a training step and of each depth, in processes of their own."""
     context = multiprocessing.get_context("spawn")
-    held: dict[str, int | None] = {}
+    found = {}
     for what in (TRAINING, *DEPTHS):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            held[what] = pool.submit(resident, setting, what).result()
-    took = times(setting, turns)
-    base = held[TRAINING]
+            found[what] = pool.submit(resident, setting, what).result()
+    return found
+
+
+def costs(setting: Setting, turns: int) -> list[Cost]:
+    """Time and memory of the survey at each depth."""
+    most, took = held(setting), times(setting, turns)
+    base = most[TRAINING]
     return [
         Cost(
             depth,
@@ -154,7 +159,7 @@ def costs(setting: Setting, turns: int) -> list[Cost]:
             turns,
         )
         for depth in DEPTHS
-        for own in (held[depth],)
+        for own in (most[depth],)
     ]
 
 
