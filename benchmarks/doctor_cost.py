@@ -5,7 +5,7 @@ take turns in one process. Memory: the most that a process holds which does the 
 of one which does a training step with the largest of its batches, each in a process of its own.
 
     python benchmarks/doctor_cost.py
-    python benchmarks/doctor_cost.py --batches 32 --turns 5 --json benchmarks/results/doctor-cost.jsonl
+    python benchmarks/doctor_cost.py --batches 32 --json doctor-cost.jsonl
 """
 
 import argparse
