@@ -18,8 +18,11 @@ def dead_channels(survey: Survey) -> Iterator[Finding]:
     if not found:
         return
     facts = of_layers(survey, LayerFacts)
-    kinds = (("constant", "constant input"), ("dead", "output without spread"),
-             ("negative", "no output above 0"))  # fmt: skip
+    kinds = (
+        ("constant", "constant input"),
+        ("dead", "output without spread"),
+        ("negative", "no output above 0"),
+    )
     worst, channels = found[0]
     share = len(channels) / worst.channels
     fresh = all(not facts[one.layer].updates for one, _ in found if one.layer in facts)
@@ -73,10 +76,11 @@ def eps_dominated(survey: Survey) -> Iterator[Finding]:
         title=_title(found, "vary by less than eps"),
         layers=tuple(one.layer for one, _ in found),
         evidence=(
-            Figure(worst.layer, "channels with a variance below eps", 100 * share, 100 * SHARE,
-                   "%"),
+            Figure(
+                worst.layer, "channels with a variance below eps", 100 * share, 100 * SHARE, "%"
+            ),
             Figure(worst.layer, "eps", eps),
-        ),  # fmt: skip
+        ),
         meaning=(
             f"The deviation is divided by sqrt(variance + eps), with eps {eps:g}: such channels "
             "come out smaller than the others, and the norm no longer takes out the scale of the "
@@ -109,9 +113,14 @@ def saturated_channels(survey: Survey) -> Iterator[Finding]:
         title=_title(found, "have values at the ends of their range alone"),
         layers=tuple(one.layer for one, _ in found),
         evidence=(
-            Figure(worst.layer, "channels at the ends of their range", 100 * share,
-                   100 * SATURATED, "%"),
-        ),  # fmt: skip
+            Figure(
+                worst.layer,
+                "channels at the ends of their range",
+                100 * share,
+                100 * SATURATED,
+                "%",
+            ),
+        ),
         meaning=(
             "What comes in has only two values, as from a saturated sigmoid or tanh, clipping, or "
             "a yes-or-no feature. A saturated unit passes no gradient back; a feature of two "

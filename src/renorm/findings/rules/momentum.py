@@ -38,8 +38,9 @@ def momentum_convention(survey: Survey) -> Iterator[Finding]:
         figures.append(Figure(layer, "noise of batches that is left in the statistics", value))
     costs = False
     if output is not None and output.staleness is not None:
-        figures.append(Figure(MODEL, "running against population, of the output",
-                              output.staleness, OUTPUT))  # fmt: skip
+        figures.append(
+            Figure(MODEL, "running against population, of the output", output.staleness, OUTPUT)
+        )
         costs = output.staleness >= OUTPUT and excess(output.loss_staleness) >= CLEAR
     yield Finding(
         id="momentum_convention",

@@ -44,8 +44,11 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
         Figure(MODEL, "influence of another example, in deviations", others),
     ]
     if output is not None and output.loss_noise[0] is not None:
-        figures.append(Figure(MODEL, "loss by the batch less that by population statistics",
-                              output.loss_noise[0]))  # fmt: skip
+        figures.append(
+            Figure(
+                MODEL, "loss by the batch less that by population statistics", output.loss_noise[0]
+            )
+        )
     yield Finding(
         id="batch_leak",
         severity="warning" if relies else "note",
@@ -97,9 +100,13 @@ def composition_overfit(survey: Survey) -> Iterator[Finding]:
         evidence=(
             Figure(MODEL, "loss of shuffled over that of given batches, less 1", size, SHIFT),
             Figure(MODEL, "loss on batches as they come", found.loss_composed),
-            Figure(MODEL, "the shift in standard errors", found.shift / max(found.error, 1e-12),
-                   _ERRORS),
-        ),  # fmt: skip
+            Figure(
+                MODEL,
+                "the shift in standard errors",
+                found.shift / max(found.error, 1e-12),
+                _ERRORS,
+            ),
+        ),
         meaning=(
             "The model is right about examples by the company they come in: batches are always "
             "composed alike, and their statistics tell how. Alone, or in eval mode, an example "

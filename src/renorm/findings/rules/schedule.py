@@ -27,9 +27,12 @@ def limits_open_early(survey: Survey) -> Iterator[Finding]:
     found += [
         one
         for one in survey.of(LayerFacts)
-        if one.limits.startswith("r_max 1,") and "->" in one.limits
-        and one.statistics != "frozen" and (one.updates or 0) > 0 and one.d_max >= D_MAX
-    ]  # fmt: skip
+        if one.limits.startswith("r_max 1,")
+        and "->" in one.limits
+        and one.statistics != "frozen"
+        and (one.updates or 0) > 0
+        and one.d_max >= D_MAX
+    ]
     if not found:
         return
     worst = max(found, key=lambda one: (one.d_max, one.r_max))
@@ -84,10 +87,12 @@ def limits_never_open(survey: Survey) -> Iterator[Finding]:
     found = [
         one
         for one in survey.of(LimitsAhead)
-        if one.r_max < R_MAX and one.d_max < D_MAX
-        and one.layer in facts and facts[one.layer].limits != "r_max 1, d_max 0"
+        if one.r_max < R_MAX
+        and one.d_max < D_MAX
+        and one.layer in facts
+        and facts[one.layer].limits != "r_max 1, d_max 0"
         and facts[one.layer].statistics != "frozen"
-    ]  # fmt: skip
+    ]
     if not found:
         return
     worst = found[0]

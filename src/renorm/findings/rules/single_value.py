@@ -23,9 +23,10 @@ def single_value(survey: Survey) -> Iterator[Finding]:
     found = [
         (counts[name], one)
         for name, one in trained(survey).items()
-        if name in counts and shares(one, survey) == 1
+        if name in counts
+        and shares(one, survey) == 1
         and (counts[name].single > 0 or counts[name].least == 1)
-    ]  # fmt: skip
+    ]
     if not found:
         return
     found.sort(key=lambda pair: -pair[0].single)

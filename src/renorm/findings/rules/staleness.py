@@ -211,5 +211,3 @@ def _gain(output: OutputGap | None) -> str:
         f"The loss in eval mode goes from {output.loss_running:.3g} to "
         f"{output.loss_population:.3g}, as measured here with population statistics."
     )
-
-

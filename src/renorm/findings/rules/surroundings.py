@@ -143,8 +143,10 @@ def accumulation(survey: Survey) -> Iterator[Finding]:
             "running ones."
         ),
         code=(
-            ("" if ours else conversion(survey).replace("import renorm\n\n", ""))
-            and f"{conversion(survey)}\n"
+            (
+                ("" if ours else conversion(survey).replace("import renorm\n\n", ""))
+                and f"{conversion(survey)}\n"
+            )
             or "import renorm\n\n"
         )
         + (

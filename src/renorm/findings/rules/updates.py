@@ -14,7 +14,7 @@ from renorm.findings.rules.reading import (
 from renorm.measure.records import MODEL, LayerFacts, OutputGap, Survey, TrainEvalGap
 
 STALE = 0.25
-_COST = 0.1
+_COST, _WRONG = 0.1, 3.0  # of the loss by population statistics
 
 
 def never_updated_layers(survey: Survey) -> tuple[str, ...]:
@@ -43,30 +43,39 @@ def never_updated(survey: Survey) -> Iterator[Finding]:
         Figure(layers[0], "updates", float(facts[layers[0]].updates or 0), 1.0),
     ]
     if output is not None and output.loss_staleness[0] is not None:
-        figures.append(Figure(MODEL, "loss in eval mode less that by population statistics",
-                              output.loss_staleness[0]))  # fmt: skip
+        figures.append(
+            Figure(
+                MODEL,
+                "loss in eval mode less that by population statistics",
+                output.loss_staleness[0],
+            )
+        )
     meaning = (
-        "Eval mode normalizes by statistics that no training step has moved: they are the initial "
-        "mean 0 and variance 1, or were loaded with a counter of 0."
+        "Eval mode normalizes by statistics that training does not move: the initial mean 0 and "
+        "variance 1, or those of a checkpoint."
     )
     if severity == "note":
         meaning += " The loss does not suffer, so the model is probably not trained yet."
     elif severity == "warning":
-        meaning += " Without a loss, a model that is not trained yet looks the same."
+        meaning += " A model that is not trained yet looks the same."
     frozen = any(facts[layer].statistics == "not updated" for layer in layers)
     advice = "Measure the statistics; and train in train mode, with momentum above 0"
     yield Finding(
         id="never_updated",
         severity=severity,
-        title=f"Running statistics of {listed(layers)} were never updated",
+        title=(
+            f"Momentum 0: the running statistics of {listed(layers)} are never updated"
+            if facts[layers[0]].updates
+            else f"Running statistics of {listed(layers)} were never updated"
+        ),
         layers=layers,
         evidence=tuple(figures),
         meaning=meaning,
         threshold=(
-            f"No update, momentum 0 or track_running_stats=False, and {STALE:g} deviations off. An "
-            f"error only if the loss by them is clearly higher, by {_COST:.0%} and {CLEAR:g} "
-            "standard errors: on digits, trained nets with fresh statistics had 100 times the "
-            "loss, nets not trained the same loss."
+            f"No update, momentum 0 or track_running_stats=False, and {STALE:g} deviations off. A "
+            f"warning if the loss by them is higher by {_COST:.0%} and {CLEAR:g} standard errors, "
+            f"an error if by {_WRONG:.0%}: on digits, trained nets with fresh statistics had 28 "
+            "times the loss and more, nets not trained up to 1.8 times."
         ),
         advice=f"{advice}, with track_running_stats on." if frozen else f"{advice}.",
         code="import renorm\n\nrenorm.calibrate(model, batches)\n",
@@ -87,5 +96,7 @@ def _never(layer: LayerFacts) -> bool:
 def _severity(output: OutputGap | None) -> str:
     if output is None or output.loss_staleness[0] is None:
         return "warning"
-    clear = excess(output.loss_staleness) >= CLEAR
-    return "error" if clear and relative(output, output.loss_staleness) >= _COST else "note"
+    cost = relative(output, output.loss_staleness)
+    if excess(output.loss_staleness) < CLEAR or cost < _COST:
+        return "note"
+    return "error" if cost >= _WRONG else "warning"
