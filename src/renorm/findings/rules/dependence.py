@@ -13,8 +13,8 @@ WORTH = 4.0  # independent examples, below which a batch of many is an error
 _WRONG_RATIO = 4.0
 _BALANCED = 0.7
 _SPREAD = (
-    "Batches of 2 to 128 examples drawn at random from digits had ratios up to 1.7, those of 2 or 4 "
-    "classes 2.4 to 5.3, those of sorted classes or near copies 7 to 16."
+    "Batches of 2 to 128 examples drawn at random from digits had ratios up to 1.7, those of 2 or "
+    "4 classes 2.4 to 5.3, those of sorted classes or near copies 7 to 16."
 )
 
 
@@ -123,6 +123,6 @@ def _alike(known: Sequence[BatchDependence], p: float) -> Finding:
         ),
         advice="Compare the accuracy in eval mode with that in train mode before you rely on it.",
         code="",
-        gain="None to be expected, unless the model relies on the composition of batches.",
+        gain="Nothing, unless the model relies on the composition of batches.",
         weight=_BALANCED / max(_ratio(worst), 1e-3),
     )

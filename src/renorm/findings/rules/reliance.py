@@ -34,8 +34,7 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
     others = max(found.influence**2 - (found.by_running or 0.0) ** 2, 0.0) ** 0.5
     share = others / found.own
     output = of_model(survey, OutputGap)
-    gain = relative(output, output.loss_noise) if output is not None else 0.0
-    assert output is not None or not gain
+    gain = 0.0 if output is None else relative(output, output.loss_noise)
     relies = gain <= -RELIES and output is not None and excess(output.loss_noise) <= -CLEAR
     if not relies and share < LEAK:
         return

@@ -14,25 +14,7 @@ def limits_open_early(survey: Survey) -> Iterator[Finding]:
     setting = of_model(survey, Setting)
     if setting is None or setting.purpose != "finetuning":
         return
-    found = [
-        one
-        for one in survey.of(LayerFacts)
-        if is_ours(one)
-        and not one.limits.startswith("r_max 1,")
-        and ("->" in one.limits or "limits by" in one.limits)
-        and one.statistics != "frozen"
-        and (one.updates or 0) > 0
-        and (one.r_max >= R_MAX or one.d_max >= D_MAX)
-    ]
-    found += [
-        one
-        for one in survey.of(LayerFacts)
-        if one.limits.startswith("r_max 1,")
-        and "->" in one.limits
-        and one.statistics != "frozen"
-        and (one.updates or 0) > 0
-        and one.d_max >= D_MAX
-    ]
+    found = [one for one in survey.of(LayerFacts) if _is_open(one)]
     if not found:
         return
     worst = max(found, key=lambda one: (one.d_max, one.r_max))
@@ -75,9 +57,7 @@ def limits_open_early(survey: Survey) -> Iterator[Finding]:
             "The reference is that of the new data from the first step; AR1* fine-tunes with "
             "limits up to 1.25 and 0.5."
         ),
-        weight=max(worst.r_max / R_MAX, min(worst.d_max, 10.0) / (10 * D_MAX), 1.0)
-        if worst.r_max < float("inf")
-        else 10.0,
+        weight=2.0,
     )
 
 
@@ -127,6 +107,13 @@ def limits_never_open(survey: Survey) -> Iterator[Finding]:
         gain="The layers are batch renorm for 60 to 95 % of the run, as in the paper.",
         weight=2.0,
     )
+
+
+def _is_open(layer: LayerFacts) -> bool:
+    """Whether its schedule rises, was begun before, and is no longer at batch norm."""
+    rises = is_ours(layer) and ("->" in layer.limits or "limits by" in layer.limits)
+    begun = layer.statistics != "frozen" and (layer.updates or 0) > 0
+    return rises and begun and (layer.r_max >= R_MAX or layer.d_max >= D_MAX)
 
 
 def _finite(layer: str, entries: tuple[tuple[str, float, float], ...]) -> list[Figure]:

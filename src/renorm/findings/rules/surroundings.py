@@ -14,6 +14,13 @@ from renorm.findings.rules.reading import (
 from renorm.findings.rules.small_batch import FEW, NOISE, NOISE_OF_FEW, WRONG, noisy
 from renorm.measure.records import MODEL, Converted, LayerFacts, RankSpread, Setting, Survey
 
+_ACCUMULATE = """
+with renorm.accumulate(model):
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        outputs = model(inputs)  # loss and backward, as before
+"""
+
 APART = 0.25
 WRONG_APART = 1.0
 
@@ -142,19 +149,7 @@ def accumulation(survey: Survey) -> Iterator[Finding]:
             "Have the forwards of a step be one step of the statistics, and correct each by the "
             "running ones."
         ),
-        code=(
-            (
-                ("" if ours else conversion(survey).replace("import renorm\n\n", ""))
-                and f"{conversion(survey)}\n"
-            )
-            or "import renorm\n\n"
-        )
-        + (
-            "with renorm.accumulate(model):\n"
-            "    for batch in batches:\n"
-            "        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch\n"
-            "        outputs = model(inputs)  # loss and backward, as before\n"
-        ),
+        code=("import renorm\n" if ours else conversion(survey)) + _ACCUMULATE,
         gain=(
             "Statistics and schedule take one step a gradient step, as in Caffe's batch renorm; "
             "the noise of a micro-batch is corrected as far as the limits allow."
