@@ -52,7 +52,7 @@ def exported() -> Survey:
 
 
 def relying() -> Survey:
-    return ill(OutputGap, loss_noise=(-0.004, 0.001))
+    return ill(OutputGap, loss_noise=(-0.004, 0.001), loss_gap=(-0.005, 0.001))
 
 
 SICK: dict[str, tuple[str, Survey]] = {
@@ -65,7 +65,7 @@ SICK: dict[str, tuple[str, Survey]] = {
     "composition_overfit": ("warning", ill(CompositionShift, shift=0.008, error=0.002)),
     "dead_channels": ("warning", ill(ChannelHealth, "4", dead=(1, 2, 3), constant=(5,))),
     "eps_dominated": ("warning", ill(ChannelHealth, "4", eps_dominated=(0, 2))),
-    "saturated_channels": ("warning", ill(ChannelHealth, "4", saturated=tuple(range(8)))),
+    "saturated_channels": ("warning", ill(ChannelHealth, "4", saturated=tuple(range(15)))),
     "non_finite": ("error", ill(ChannelHealth, "4", bad_statistics=(3,))),
     "momentum_convention": ("error", momentum()),
     "never_updated": ("error", never_updated()),

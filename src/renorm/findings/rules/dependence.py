@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from renorm.findings.finding import Figure, Finding
 from renorm.findings.rules.reading import conversion, listed, trained
-from renorm.measure.records import BatchDependence, Survey
+from renorm.measure.records import BatchDependence, LayerFacts, Survey
 
 RATIO = 2.0
 CHANCE = 0.01
@@ -31,6 +31,8 @@ def dependent_batches(survey: Survey) -> Iterator[Finding]:
     if off and more <= CHANCE:
         yield _spread(survey, off, more)
     elif not off and less <= CHANCE and min(map(_ratio, known)) <= _BALANCED:
+        if any(one.statistics == "none" for one in survey.of(LayerFacts)):
+            return  # such a layer makes the means of all batches alike
         yield _alike(sorted(known, key=_ratio), less)
 
 
