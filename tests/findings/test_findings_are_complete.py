@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,6 +82,15 @@ def test_judging_is_pure_and_survives_json(name: str) -> None:
     first = judge(survey)
     assert list(saving.to_lines(survey)) == lines
     assert judge(saving.from_lines(lines)) == judge(survey) == first
+
+
+@pytest.mark.parametrize("name", SURVEYS)
+def test_a_survey_that_was_interrupted_is_judged(name: str) -> None:
+    survey = SURVEYS[name]
+    for kind in {type(one) for one in survey.records}:
+        rest = tuple(one for one in survey.records if type(one) is not kind)
+        judge(replace(survey, records=rest))
+    assert judge(replace(survey, records=())) == ()
 
 
 def test_code_of_dead_channels_sets_them_back() -> None:

@@ -15,6 +15,7 @@ from charts import (
     severity,
     stale,
 )
+from scipy import stats
 from sickness import SICK, momentum, never_updated, of_two, relying, without_statistics
 
 from renorm.findings import SEVERITIES, judge
@@ -81,7 +82,9 @@ SIDES: list[tuple[str, Survey, str | None, Survey, str | None]] = [
      changed(momentum(), OutputGap, staleness=0.2), "warning"),
     ("single_value", ill(EffectiveCount, least=1), "error", ill(EffectiveCount, least=2), None),
     ("dependent_batches", ill(BatchDependence, "7", ratio=2.1, p_more=0.002), "warning",
-     ill(BatchDependence, "7", ratio=1.9, p_more=0.002), None),
+     ill(BatchDependence, "7", ratio=1.9, p_more=0.002), "note"),
+    ("dependent_batches", ill(BatchDependence, "7", ratio=1.31, p_more=0.002), "note",
+     ill(BatchDependence, "7", ratio=1.29, p_more=0.002), None),
     ("dependent_batches", ill(BatchDependence, "7", ratio=2.1, p_more=0.002), "warning",
      ill(BatchDependence, "7", ratio=2.1, p_more=0.1), None),
     ("dependent_batches", ill(BatchDependence, ratio=8.1, p_more=0.002), "error",
@@ -192,6 +195,15 @@ def test_figures_that_could_not_be_told_are_no_findings() -> None:
     survey = changed(survey, CompositionShift, shift=None, error=None, loss_composed=None)
     survey = changed(survey, TileConsistency, interior=None, difference=None)
     assert judge(changed(survey, OutputGap, staleness=None, loss_staleness=(None, None))) == ()
+
+
+@pytest.mark.parametrize("batches", [2, 3, 4, 8, 30])
+def test_few_batches_need_a_clearer_difference(batches: int) -> None:
+    quantile = float(stats.t.ppf(stats.norm.cdf(3), batches - 1))
+    for factor, expected in ((1.02, "error"), (0.93, "warning")):
+        pair = (0.005, 0.005 / quantile / factor)
+        survey = stale((0.1, 0.4, 0.6), loss_staleness=pair, batches=batches)
+        assert severity(survey, "stale_statistics") == expected
 
 
 def test_without_a_loss_nothing_is_certain() -> None:

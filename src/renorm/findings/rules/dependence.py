@@ -8,6 +8,7 @@ from renorm.findings.rules.reading import conversion, listed, trained
 from renorm.measure.records import BatchDependence, LayerFacts, Survey
 
 RATIO = 2.0
+_SEEN = 1.3
 CHANCE = 0.01
 WORTH = 4.0  # independent examples, below which a batch of many is an error
 _WRONG_RATIO = 4.0
@@ -27,10 +28,10 @@ def dependent_batches(survey: Survey) -> Iterator[Finding]:
         return
     more = combined([one.p_more or 1.0 for one in known])
     less = combined([one.p_less or 1.0 for one in known])
-    off = sorted((one for one in known if _ratio(one) >= RATIO), key=_ratio, reverse=True)
+    off = sorted((one for one in known if _ratio(one) >= _SEEN), key=_ratio, reverse=True)
     if off and more <= CHANCE:
         yield _spread(survey, off, more)
-    elif not off and less <= CHANCE and min(map(_ratio, known)) <= _BALANCED:
+    elif less <= CHANCE and min(map(_ratio, known)) <= _BALANCED:
         if any(one.statistics == "none" for one in survey.of(LayerFacts)):
             return  # such a layer makes the means of all batches alike
         yield _alike(sorted(known, key=_ratio), less)
@@ -68,7 +69,7 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
         figures.append(Figure(worst.layer, "correlation of examples in a batch", worst.correlation))
     return Finding(
         id="dependent_batches",
-        severity="error" if bad else "warning",
+        severity="error" if bad else "warning" if ratio >= RATIO else "note",
         title=(
             f"Examples of a batch depend on each other: {size:.0f} are worth {worth:.1f} "
             "independent ones"
@@ -82,8 +83,8 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
             "and eval mode, by statistics of all, sees another input than training did."
         ),
         threshold=(
-            f"{RATIO:g} times the variance, with p up to {CHANCE:g} for all layers together "
-            f"(Cauchy combination of {worst.permutations} permutations each). {_SPREAD} An error "
+            f"{RATIO:g} times the variance, {_SEEN:g} for a note, with p up to {CHANCE:g} for all "
+            f"layers together (Cauchy combination of {worst.permutations} permutations each). {_SPREAD} An error "
             f"where a batch is worth {WORTH:g} examples or less, at {_WRONG_RATIO:g} times or more."
         ),
         advice=(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from renorm.findings.finding import Figure, Finding
-from renorm.findings.rules.reading import CLEAR, excess, listed, of_layers, of_model, trained
+from renorm.findings.rules.reading import clear, listed, of_layers, of_model, trained
 from renorm.findings.rules.staleness import OUTPUT, expected
 from renorm.measure.records import MODEL, OutputGap, Survey, TrainEvalGap
 
@@ -41,7 +41,7 @@ def momentum_convention(survey: Survey) -> Iterator[Finding]:
         figures.append(
             Figure(MODEL, "running against population, of the output", output.staleness, OUTPUT)
         )
-        costs = output.staleness >= OUTPUT and excess(output.loss_staleness) >= CLEAR
+        costs = output.staleness >= OUTPUT and clear(output.loss_staleness, output.batches)
     yield Finding(
         id="momentum_convention",
         severity="error" if costs else "warning",

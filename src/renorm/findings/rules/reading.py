@@ -7,7 +7,10 @@ from renorm.measure.records import MODEL, LayerFacts, OutputGap, Record, Setting
 
 R = TypeVar("R", bound=Record)
 
-CLEAR = 3.0  # standard errors, beyond which chance alone is no explanation (p 0.003)
+CLEAR = 3.0  # standard errors, beyond which chance alone is no explanation (p 0.00135)
+# the same p by Student's t, for so many batches or more
+_CLEAR_OF_FEW = ((30, 3.3), (15, 3.6), (10, 4.1), (8, 4.5), (6, 5.5), (5, 6.6), (4, 9.2), (3, 19.2))
+_CLEAR_OF_TWO = 236.0
 _NAMED = 3
 _TOTAL = 10_000
 
@@ -56,6 +59,16 @@ def excess(pair: tuple[float | None, float | None]) -> float:
     if mean is None or error is None:
         return 0.0
     return mean / max(error, 1e-12 * abs(mean) + 1e-300)
+
+
+def clear(pair: tuple[float | None, float | None], batches: int) -> bool:
+    """Whether a mean over batches is above 0 by more than chance explains.
+
+    >>> clear((0.4, 0.1), 30), clear((0.4, 0.1), 4), clear((0.4, None), 1)
+    (True, False, False)
+    """
+    needed = next((most for n, most in _CLEAR_OF_FEW if batches >= n), _CLEAR_OF_TWO)
+    return excess(pair) >= needed
 
 
 def relative(gap: OutputGap | None, pair: tuple[float | None, float | None]) -> float:

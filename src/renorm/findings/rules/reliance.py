@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from renorm.findings.finding import Figure, Finding
 from renorm.findings.rules.reading import (
     CLEAR,
+    clear,
     conversion,
     excess,
     of_model,
@@ -139,9 +140,14 @@ def _relied(output: OutputGap | None) -> float:
     """
     if output is None:
         return 0.0
-    pairs = [output.loss_noise]
+    pairs = [_negative(output.loss_noise)]
     if output.loss_gap[0] is not None:
-        pairs.append(output.loss_gap)
-    if any(excess(pair) > -CLEAR for pair in pairs):
+        pairs.append(_negative(output.loss_gap))
+    if not all(clear(pair, output.batches) for pair in pairs):
         return 0.0
-    return min(-relative(output, pair) for pair in pairs)
+    return min(relative(output, pair) for pair in pairs)
+
+
+def _negative(pair: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    mean, error = pair
+    return None if mean is None else -mean, error

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from renorm.findings.finding import Figure, Finding
 from renorm.findings.rules.reading import (
-    CLEAR,
     calibration,
-    excess,
+    clear,
     of_layers,
     of_model,
     relative,
@@ -139,7 +138,7 @@ def _severity(found: _Stale) -> str:
     if gap is None or gap.loss_staleness[0] is None:
         return "error" if wrong >= 2 * WRONG else "warning"
     cost = relative(gap, gap.loss_staleness)
-    if excess(gap.loss_staleness) >= CLEAR and cost > 0:
+    if clear(gap.loss_staleness, gap.batches) and cost > 0:
         return "error" if wrong >= WRONG and cost >= COST else "warning"
     return "note" if found.left > _NOT_SETTLED else "warning"
 

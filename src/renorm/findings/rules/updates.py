@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from renorm.findings.finding import Figure, Finding
 from renorm.findings.rules.reading import (
     CLEAR,
-    excess,
+    clear,
     listed,
     of_layers,
     of_model,
@@ -97,6 +97,6 @@ def _severity(output: OutputGap | None) -> str:
     if output is None or output.loss_staleness[0] is None:
         return "warning"
     cost = relative(output, output.loss_staleness)
-    if excess(output.loss_staleness) < CLEAR or cost < _COST:
+    if not clear(output.loss_staleness, output.batches) or cost < _COST:
         return "note"
     return "error" if cost >= _WRONG else "warning"
