@@ -139,6 +139,8 @@ def test_code_for_bad_statistics_makes_them_finite() -> None:
 def test_limits_are_for_the_length_that_was_said() -> None:
     survey = beside(SICK["small_batch"][1], setting(steps=12_345))
     assert "total_steps = 12_345\n" in judge(survey)[0].code
+    short = judge(beside(SICK["small_batch"][1], setting(steps=500)))[0].code
+    assert "over(total_steps)\nrenorm.convert(model, limits=limits, momentum=0.1)" in short
     assert "of your run" in judge(SICK["small_batch"][1])[0].code
 
 

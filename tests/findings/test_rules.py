@@ -174,6 +174,14 @@ def test_batch_renorm_with_a_schedule_is_told_no_small_batch() -> None:
     assert severity(closed, "small_batch") == "error"
 
 
+def test_batch_renorm_corrects_dependent_batches() -> None:
+    survey = ill(BatchDependence, ratio=11.0, p_more=0.002)
+    assert severity(survey, "dependent_batches") == "error"
+    one = found(renormed(survey), "dependent_batches")
+    assert one is not None
+    assert (one.severity, one.code) == ("warning", "")
+
+
 def test_processes_that_share_a_batch_have_more_examples() -> None:
     survey = changed(of_two(), LayerFacts, sync="batch")
     assert severity(beside(survey, setting(processes=16)), "small_batch") is None

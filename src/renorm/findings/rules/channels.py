@@ -127,9 +127,9 @@ def saturated_channels(survey: Survey) -> Iterator[Finding]:
             "values is no harm."
         ),
         threshold=(
-            "95 % of the values within 0.001 of the ends of the range of their batch; a warning "
+            "95% of the values within 0.001 of the ends of the range of their batch; a warning "
             f"from {SATURATED:.0%} of the channels of a layer on, since features of two values, "
-            "and even backgrounds of images, are usual: a U-Net on such images had 55 %. Nets on "
+            "and even backgrounds of images, are usual: a U-Net on such images had 55%. Nets on "
             "small digits, with sigmoids too, had none."
         ),
         advice="Put the norm before the activation, or lower the scale of what goes into it.",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from renorm.findings.finding import Figure, Finding
-from renorm.findings.rules.reading import conversion, listed, trained
+from renorm.findings.rules.reading import conversion, corrects, listed, trained
 from renorm.measure.records import BatchDependence, LayerFacts, Survey
 
 RATIO = 2.0
@@ -59,7 +59,8 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
     worst, layers = off[0], tuple(one.layer for one in off)
     ratio, size = _ratio(worst), worst.examples / worst.batches
     worth = size / ratio
-    bad = ratio >= _WRONG_RATIO and worth <= WORTH
+    corrected = all(corrects(one) for one in trained(survey).values())
+    bad = ratio >= _WRONG_RATIO and worth <= WORTH and not corrected
     figures = [
         Figure(worst.layer, "variance of batch means over that of independent draws", ratio, RATIO),
         Figure(worst.layer, "p-value, of all layers together", p, CHANCE),
@@ -84,16 +85,17 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
         ),
         threshold=(
             f"{RATIO:g} times the variance, {_SEEN:g} for a note, with p up to {CHANCE:g} for all "
-            f"layers together (Cauchy combination of {worst.permutations} permutations each). {_SPREAD} An error "
-            f"where a batch is worth {WORTH:g} examples or less, at {_WRONG_RATIO:g} times or more."
+            f"layers together (Cauchy combination of {worst.permutations} permutations each). "
+            f"{_SPREAD} An error where a batch is worth {WORTH:g} examples or less, at "
+            f"{_WRONG_RATIO:g} times or more, and no batch renorm corrects for it."
         ),
         advice=(
             "Shuffle the data (shuffle=True of DataLoader, a shuffle buffer for streams); where "
             "batches must be so, correct by running statistics with batch renorm."
         ),
-        code=conversion(survey),
+        code="" if corrected else conversion(survey),
         gain=(
-            "With batches of 16 classes, two images each, batch renorm reached the 78.5 % of "
+            "With batches of 16 classes, two images each, batch renorm reached the 78.5% of "
             "independent batches on ImageNet (Ioffe 2017)."
         ),
         weight=ratio / RATIO,

@@ -13,6 +13,7 @@ _CLEAR_OF_FEW = ((30, 3.3), (15, 3.6), (10, 4.1), (8, 4.5), (6, 5.5), (5, 6.6), 
 _CLEAR_OF_TWO = 236.0
 _NAMED = 3
 _TOTAL = 10_000
+_SHORT = 6_000  # below it, statistics do not settle before limits.over opens
 
 
 def of_layers(survey: Survey, kind: type[R]) -> dict[str, R]:
@@ -110,7 +111,7 @@ def conversion(survey: Survey) -> str:
 
     Layers that are batch renorm already get the limits alone.
     """
-    setting = of_model(survey, Setting)
+    setting, momentum = of_model(survey, Setting), ""
     if setting is not None and setting.purpose == "finetuning":
         limits = "renorm.limits.fixed(1.5, 0.5)  # the statistics have settled before"
         given = ""
@@ -118,17 +119,19 @@ def conversion(survey: Survey) -> str:
         steps = steps_of(survey)
         given = f"total_steps = {steps or _TOTAL:_}" + ("" if steps else "  # of your run") + "\n"
         limits = "renorm.limits.over(total_steps)"
+        if steps is not None and steps < _SHORT:
+            momentum = ", momentum=0.1"
     if any(is_ours(one) for one in survey.of(LayerFacts)):
         body = (
             f"limits = {limits}\n"
-            "renorm.convert(model, limits=limits)\n"
+            f"renorm.convert(model, limits=limits{momentum})\n"
             "for layer in model.modules():\n"
             "    if isinstance(layer, renorm.nn.BatchRenorm):\n"
             "        layer.limits = limits\n"
             "        layer.restart_limits()"
         )
     else:
-        body = f"limits = {limits}\nrenorm.convert(model, limits=limits)"
+        body = f"limits = {limits}\nrenorm.convert(model, limits=limits{momentum})"
     return f"import renorm\n\n{given}{body}\n"
 
 

@@ -68,8 +68,8 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
             "A warning only if the loss by the batch is lower than by population and by running "
             f"statistics, by {RELIES:.0%} and {CLEAR:g} standard errors; noise alone makes it "
             "higher. A note from "
-            f"{LEAK:.0%} of the influence of the own input: nets on digits had 3 to 5 % with "
-            "batches of 32, 6 % with 16, 8 to 17 % with 8, 28 to 41 % with 4."
+            f"{LEAK:.0%} of the influence of the own input: nets on digits had 3 to 5% with "
+            "batches of 32, 6 to 7% with 16, 8 to 17% with 8, 28 to 41% with 4."
         ),
         advice=(
             "For losses that compare examples, keep views of one example in different groups of "
@@ -114,7 +114,7 @@ def composition_overfit(survey: Survey) -> Iterator[Finding]:
             "has no such company."
         ),
         threshold=(
-            f"{SHIFT:.0%} of the loss and {_ERRORS:g} standard errors, of which chance exceeds one "
+            f"{SHIFT:.0%} of the loss and {_ERRORS:g} standard errors, which chance exceeds once "
             "in 160 cases; an error from half the loss on. Ioffe 2017 (ImageNet, two images each "
             "of 16 classes) saw the accuracy of such a model fall in eval mode, and stay in train "
             "mode on batches composed alike."
@@ -125,7 +125,7 @@ def composition_overfit(survey: Survey) -> Iterator[Finding]:
         ),
         code=conversion(survey),
         gain=(
-            "Batch renorm on such batches reached 78.5 % on ImageNet, as with independent ones "
+            "Batch renorm on such batches reached 78.5% on ImageNet, as with independent ones "
             "(Ioffe 2017)."
         ),
         weight=size / SHIFT,

@@ -104,7 +104,7 @@ def limits_never_open(survey: Survey) -> Iterator[Finding]:
             f"        layer.limits = renorm.limits.over({max(worst.steps, 1):_})\n"
             "        layer.restart_limits()\n"
         ),
-        gain="The layers are batch renorm for 60 to 95 % of the run, as in the paper.",
+        gain="The layers are batch renorm for 60 to 95% of the run, as in the paper.",
         weight=2.0,
     )
 

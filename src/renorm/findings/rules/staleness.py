@@ -42,9 +42,9 @@ class _Stale(NamedTuple):
 
     @property
     def left(self) -> float:
-        """Fraction of a running statistic that is still its initial value, at most 1."""
+        """Fraction of a running statistic that is from before the first update, at most 1."""
         one = self.facts[self.worst.layer]
-        if not one.updates or not one.momentum:
+        if not one.updates or not one.momentum or one.statistics == "frozen":
             return 0.0
         return (1 - one.momentum) ** one.updates
 
@@ -167,8 +167,8 @@ def _meaning(found: _Stale, domain: bool) -> str:
     )
     if found.left > _NOT_SETTLED:
         return (
-            f"{start} {found.left:.0%} of them is still the initial value: so many updates at this "
-            "momentum are too few."
+            f"{start} {found.left:.0%} of them is still what they were before the first update: so "
+            "many updates at this momentum are too few."
         )
     if found.held and not domain:
         return f"{start} Momentum is 0, so they stay as they are while the weights move."

@@ -48,11 +48,15 @@ def norm_lost(survey: Survey) -> Iterator[Finding]:
             if lost
             else "The model no longer normalizes at these places."
         ),
-        threshold="One layer. torch's convert_sync_batchnorm says nothing (pytorch issue 187298).",
+        threshold=(
+            "One layer. convert_sync_batchnorm of torch says nothing of it (pytorch issue 187298)."
+        ),
         advice=(
             "Share statistics by batch renorm itself, instead of converting to SyncBatchNorm."
             if synced
             else "Convert after all else that replaces layers, or convert once more."
+            if lost
+            else "Compare the outputs in eval mode with those of before."
         ),
         code=(
             "import renorm\n\n"
@@ -60,7 +64,11 @@ def norm_lost(survey: Survey) -> Iterator[Finding]:
             if synced
             else (conversion(survey) if lost else "")
         ),
-        gain="The layers correct by running statistics again.",
+        gain=(
+            "The layers correct by running statistics again."
+            if lost
+            else "Nothing, if they were folded into the layers before on purpose."
+        ),
         weight=5.0 if lost else 1.0,
     )
 
