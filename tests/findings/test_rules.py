@@ -225,6 +225,14 @@ def test_without_a_loss_nothing_is_certain() -> None:
     assert severity(never, "never_updated") == "warning"
 
 
+@pytest.mark.parametrize(("loss", "expected"), [(0.002, "warning"), (0.0005, "note")])
+def test_statistics_that_have_not_settled_yet(loss: float, expected: str) -> None:
+    survey = stale((0.6, 0.6, 0.6), loss_staleness=(loss, 0.01))
+    survey = changed(survey, LayerFacts, updates=10)
+    assert severity(survey, "stale_statistics") == expected
+    assert severity(changed(survey, LayerFacts, updates=99), "shifted_domain") == "warning"
+
+
 def test_the_p_value_of_many_layers_that_say_the_same_is_theirs() -> None:
     assert combined([0.002] * 53) == pytest.approx(0.002)
     assert combined([0.002] + [0.5] * 52) > 0.05  # one layer of 53 may be so by chance

@@ -21,6 +21,7 @@ WRONG = 0.5
 COST = 0.25  # of the loss by population statistics
 _BEYOND_NOISE = 2.0
 _NOT_SETTLED = 0.05
+_HARMLESS = 0.1  # of the loss: a net that is hardly trained yet
 # staleness of the first layer over the largest of the others: weights that moved gave up to 0.6,
 # other domains 0.55 and more
 _DEPTH, _DOMAIN, _CERTAIN = 0.4, 0.55, 0.8
@@ -140,7 +141,7 @@ def _severity(found: _Stale) -> str:
     cost = relative(gap, gap.loss_staleness)
     if clear(gap.loss_staleness, gap.batches) and cost > 0:
         return "error" if wrong >= WRONG and cost >= COST else "warning"
-    return "note" if found.left > _NOT_SETTLED else "warning"
+    return "note" if found.left > _NOT_SETTLED and cost < _HARMLESS else "warning"
 
 
 def _evidence(found: _Stale) -> tuple[Figure, ...]:
@@ -168,7 +169,7 @@ def _meaning(found: _Stale, domain: bool) -> str:
     if found.left > _NOT_SETTLED:
         return (
             f"{start} {found.left:.0%} of them is still what they were before the first update: so "
-            "many updates at this momentum are too few."
+            "many updates are too few at the momentum they have now."
         )
     if found.held and not domain:
         return f"{start} Momentum is 0, so they stay as they are while the weights move."
