@@ -37,7 +37,9 @@ def norm_lost(survey: Survey) -> Iterator[Finding]:
     synced = any("Sync" in one.after for one in lost)
     yield Finding(
         id="norm_lost",
-        severity="error" if lost else "warning",
+        severity="error"
+        if any("Sync" in one.after or not one.after for one in lost)
+        else "warning",
         title=f"{counted(len(found), first.before)} became {after}",
         layers=tuple(one.layer for one in found),
         evidence=(Figure(MODEL, "layers lost", float(len(found)), 0.0),),
@@ -49,7 +51,8 @@ def norm_lost(survey: Survey) -> Iterator[Finding]:
             else "The model no longer normalizes at these places."
         ),
         threshold=(
-            "One layer. convert_sync_batchnorm of torch says nothing of it (pytorch issue 187298)."
+            "One layer; a warning where plain batch norm came back, as renorm.to_batchnorm does on "
+            "purpose. convert_sync_batchnorm of torch says nothing of it (pytorch issue 187298)."
         ),
         advice=(
             "Share statistics by batch renorm itself, instead of converting to SyncBatchNorm."
