@@ -11,9 +11,10 @@ from torch.optim import SGD, Optimizer
 
 from renorm.errors import ArgumentError
 
-# the length of a step over that of the weights; You et al. 2017 (arXiv 1708.03888), section 5
-TRUST = 0.001
-MOST = 0.01
+# The length of a gradient's step over that of the weights: half of LARS's (You et al. 2017, arXiv
+# 1708.03888, section 5), since two copies that drift apart by chance tell nothing of a fix.
+TRUST = 0.0005
+MOST = 0.003
 MOMENTUM = 0.9
 
 
@@ -53,7 +54,7 @@ def default(lr: float) -> Make:
 
 
 def suited_rate(model: nn.Module, losses: Sequence[Callable[[], Tensor]]) -> float:
-    """The learning rate at which a gradient moves the weights by a thousandth of their length.
+    """The learning rate at which a gradient moves the weights by 0.0005 of their length.
 
     ``TRUST * |w| / |g|``, over all trainable parameters, with the median of |g|; at most
     ``MOST``, which is also for gradients that are zero or cannot be had.

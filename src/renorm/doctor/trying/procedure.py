@@ -75,12 +75,13 @@ def try_fixes(
         loss: ``(output, batch) -> scalar tensor``, the mean over examples.
         optimizer: a callable ``parameters -> torch.optim.Optimizer``, or an optimizer of the model,
             whose class, settings and groups fresh ones have, without its state. None: SGD with
-            momentum 0.9 and the learning rate, at most 0.01, at which one gradient (median of 8
-            batches, the model as it is) moves the weights by 0.001 of their length, as LARS does.
+            momentum 0.9 and the learning rate, at most 0.003, at which one gradient (median of 8
+            batches, the model as it is) moves the weights by 0.0005 of their length, half of what
+            LARS does.
         held_out: batches to judge by, in any form; a sample of them is kept as of ``batches``, and
             dealt out to the seeds. None: every fourth one of the kept ``batches``, another four
-            for each seed, is not trained on. Give some where neighbouring batches are nearly the
-            same, or where a class is in few batches.
+            for each seed, is not trained on. Give some where the model was trained on these
+            batches before, neighbouring ones are nearly the same, or a class is in few of them.
         fixes: names from the table; None for all but ``"group_norm"``.
         steps: of training, at least 1.
         seeds: how often all is tried, with other orders of the batches; at least 1. Below 2 there
@@ -91,7 +92,8 @@ def try_fixes(
         seed: of all that is drawn.
 
     Returns:
-        A tuple of ``FixTrial``, the best first, with one of the model as it is. A fix that could
+        A tuple of ``FixTrial``, the best first, with one of the model as it is: what is no better
+        than that by one standard error comes after it. A fix that could
         not be tried says why in ``failure``, one that diverged has None among its losses. Ctrl-C
         ends it with those of the seeds that are complete, and ``interrupted``.
 
