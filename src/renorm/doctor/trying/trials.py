@@ -8,6 +8,7 @@ from renorm.measure.records import FixTrial
 from renorm.report.statistics import Estimate, estimate
 
 AS_IT_IS = "as it is"
+MATERIAL = 0.1  # of a gain or a loss; a smaller difference is not worth a change
 UNTRAINED = "untrained"  # the given model, which fixes that do not train are compared to
 
 
@@ -15,10 +16,10 @@ class Trials(tuple[FixTrial, ...]):
     """The trials, the best first, and how they were made.
 
     They are ranked by the mean gain, with the one standard error rule: one that is behind the best
-    by no more than the standard error of the difference within seeds is as good, and of such the
-    simplest comes first, which is the model as it is. Behind them are those that diverged for
-    some seed, then those without a loss. Where the model as it is diverged for every seed there is
-    no gain to go by, and the loss ranks.
+    by no more than the standard error of the difference within seeds, or a tenth of the best gain,
+    is as good, and of such the simplest comes first, which is the model as it is. Behind them are
+    those that diverged for some seed, then those without a loss. Where the model as it is diverged
+    for every seed there is no gain to go by, and the loss ranks.
 
     Args:
         trials: the simplest first.
@@ -53,14 +54,17 @@ class Trials(tuple[FixTrial, ...]):
 
     @property
     def helpful(self) -> tuple[FixTrial, ...]:
-        """The fixes that clearly help: all their intervals hold together with 95 % (Bonferroni).
+        """The fixes that clearly help, and by at least a tenth of the loss.
+
+        All their intervals hold together with 95 % (Bonferroni). The tenth is a matter of taste:
+        a difference can be beyond all doubt and too small to change a model for.
 
         Raises:
             MissingExtraError: scipy, which has the quantile, is not installed.
         """
         fixes = [trial for trial in self if trial.fix != AS_IT_IS and _told(trial.gains)]
         gains = [(trial, gain(trial, comparisons=len(fixes))) for trial in fixes]
-        return tuple(t for t, found in gains if found and found.clear and found.mean > 0)
+        return tuple(t for t, g in gains if g and g.clear and g.mean >= MATERIAL * _without(t))
 
 
 def gain(trial: FixTrial, comparisons: int = 1) -> Estimate | None:
@@ -83,6 +87,12 @@ def gain(trial: FixTrial, comparisons: int = 1) -> Estimate | None:
     return estimate(told, comparisons) if told else None
 
 
+def _without(trial: FixTrial) -> float:
+    """Magnitude of the loss that the gains are of."""
+    pairs = zip(trial.losses, trial.gains, strict=True)
+    return abs(fmean(x + g for x, g in pairs if x is not None and g is not None))
+
+
 def _ranked(trials: Sequence[FixTrial], by_loss: bool) -> list[FixTrial]:
     def missing(trial: FixTrial) -> tuple[bool, int]:
         return not _figures(trial, by_loss), sum(loss is None for loss in trial.losses)
@@ -99,15 +109,17 @@ def _ranked(trials: Sequence[FixTrial], by_loss: bool) -> list[FixTrial]:
 def _simplest_of_the_best(trials: Sequence[FixTrial], by_loss: bool) -> FixTrial:
     figures = [_figures(trial, by_loss) for trial in trials]
     best = max(figures, key=lambda own: fmean(own.values()) if own else 0.0)
-    return next(t for t, own in zip(trials, figures, strict=True) if _as_good(own, best))
+    return next(t for t, own in zip(trials, figures, strict=True) if _as_good(own, best, by_loss))
 
 
-def _as_good(own: Mapping[int, float], best: Mapping[int, float]) -> bool:
+def _as_good(own: Mapping[int, float], best: Mapping[int, float], by_loss: bool) -> bool:
     behind = [best[seed] - own[seed] for seed in own.keys() & best.keys()]
     if own is best or not behind:
         return own is best
     error = stdev(behind) / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
-    return fmean(behind) <= error
+    return fmean(behind) <= error or (
+        not by_loss and fmean(behind) <= MATERIAL * fmean(best.values())
+    )
 
 
 def _figures(trial: FixTrial, by_loss: bool) -> dict[int, float]:
