@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +154,33 @@ def test_a_compiled_model_is_tried_uncompiled() -> None:
     )
 
 
+def test_a_model_of_ddp_is_tried_alone(tmp_path: Path) -> None:
+    model, meeting = net(), f"file://{tmp_path}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        given = torch.optim.SGD(wrapped.parameters(), lr=0.05)
+        found = try_fixes(wrapped, pairs(8), loss, optimizer=given, steps=3, seeds=1)
+    finally:
+        torch.distributed.destroy_process_group()
+    alone = try_fixes(model, pairs(8), loss, optimizer=sgd, steps=3, seeds=1)
+    losses = {fix: trial.losses for fix, trial in by_name(alone).items()}
+    assert {fix: trial.losses for fix, trial in by_name(found).items()} == losses
+
+
+def test_there_is_one_copy_at_a_time() -> None:
+    alive: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+    most = []
+
+    def forward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        alive.add(model)
+        most.append(len(alive))
+        return model(batch[0])
+
+    try_fixes(net(), pairs(8), loss, forward=forward, fixes=FIXES, steps=2, seeds=2)
+    assert set(most) == {1}
+
+
 def test_the_groups_of_an_optimizer_are_kept() -> None:
     model = net()
     groups = [
@@ -248,7 +277,7 @@ Sharded.__name__, Sharded.__module__ = "FSDPModule", "torch.distributed.fsdp"
         ({"held_out": []}, "held_out are at least 1"),
         ({"loss": lambda output, batch: output}, r"shape \(6, 2\)"),
         ({"loss": lambda output, batch: None}, "got NoneType"),
-        ({"loss": lambda output, batch: float(output.sum())}, "training can go by"),
+        ({"loss": lambda output, batch: output.sum().item()}, "training can go by"),
         ({"loss": lambda output, batch: output.detach().sum()}, "without a gradient"),
         ({"optimizer": "adam"}, "optimizer is a torch optimizer"),
         ({"optimizer": lambda parameters: None}, "made None"),

@@ -46,18 +46,18 @@ def try_fixes(
     interval is of these differences within a seed (``gain``). A fix that does not train, such as
     ``"calibrate"``, is compared to the given model without training.
 
-    ==================  ========================================================================
-    ``calibrate``       ``renorm.calibrate`` on the training batches; no training
-    ``longer_ema``      running statistics averaged over about as many batches as there are steps
-    ``batch_renorm``    ``renorm.convert``, with limits that open within the steps
-    ``cross_iteration``  ``renorm.convert(to="cross_iteration")``
-    ``frozen``          ``renorm.freeze``: running statistics in training too
-    ``group_norm``      if asked for: the weights were made for batch norm and do not fit
-    ==================  ========================================================================
+    The fixes::
+
+        calibrate        renorm.calibrate on the training batches, without training
+        longer_ema       running statistics averaged over about as many batches as there are steps
+        batch_renorm     renorm.convert, with limits that open within the steps
+        cross_iteration  renorm.convert(to="cross_iteration")
+        frozen           renorm.freeze: running statistics in training too
+        group_norm       if asked for: the weights were made for batch norm and do not fit
 
     It is a short probe: no learning rate schedule, no accumulation of gradients, no gradient
-    scaling, no clipping, and no more than the given weights can tell: what a fix is worth in a
-    whole run may differ. Modules are in train mode as the user has them if the model is; else all
+    scaling, no clipping. What a fix is worth in a whole run may differ; above all ``"frozen"``,
+    which trains at once what eval mode runs, gains early what others gain later. Modules are in train mode as the user has them if the model is; else all
     are put into train mode.
 
     The model, its modes, buffers, gradients and hooks, the given optimizer and the random states
@@ -82,7 +82,7 @@ def try_fixes(
             dealt out to the seeds. None: every fourth one of the kept ``batches``, another four
             for each seed, is not trained on. Give some where the model was trained on these
             batches before, neighbouring ones are nearly the same, or a class is in few of them.
-        fixes: names from the table; None for all but ``"group_norm"``.
+        fixes: names of those above; None for all but ``"group_norm"``.
         steps: of training, at least 1.
         seeds: how often all is tried, with other orders of the batches; at least 1. Below 2 there
             is no interval.
@@ -189,7 +189,7 @@ class _Work:
 
     def _try(self, run: _Run, share: Share, seed: tuple[int, int]) -> None:
         model = copied(self._model)
-        seed_all(model, 1000 * seed[0] + seed[1])
+        seed_all(model, (1000 * seed[0] + seed[1]) % 2**32)
         means = Means(self._steps, share.training, self._forward)
         try:
             applied = run.fix.apply(model, means)

@@ -74,7 +74,8 @@ def check_loss(model: nn.Module, batch: Any, task: Task, trains: bool) -> None:
     Raises:
         ArgumentError: it is no single number, or no gradient can be had of it.
     """
-    value = task(model.eval(), batch)
+    with torch.set_grad_enabled(trains):
+        value = task(model.eval(), batch)
     if not isinstance(value, Tensor | int | float | np.number) or np.prod(np.shape(value)) != 1:
         shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
         raise ArgumentError(
