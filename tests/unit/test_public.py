@@ -18,8 +18,9 @@ NAMES = {
     "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "measure",
     "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
-SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "errors", "inspection",
-               "integrations", "kernels", "lab", "reference", "report"}  # fmt: skip
+SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "doctor", "errors",
+               "findings", "inspection", "integrations", "kernels", "lab", "reference",
+               "report"}  # fmt: skip
 
 
 def test_public_names_are_these() -> None:
