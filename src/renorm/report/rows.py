@@ -1,0 +1,195 @@
+"""Charts with a row a layer, or a row a thing: legible for one row and for hundreds."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from renorm.report.diagnosis_wording import finite, name_of, number
+from renorm.report.palette import Style
+from renorm.report.panels import Panel, Trace, safe
+from renorm.report.wording import listed
+
+MOST_NAMES = 40  # of the rows that are named beside the axis
+ROW, LEAST_ROW, AROUND = 22, 5, 76  # pixels
+MOST_LETTERS = 20
+WIDE = 30.0  # largest over median from which an axis is logarithmic
+FLOOR = 1e-3  # of the largest: what is smaller is drawn there on such an axis
+FAINT = 0.4
+
+
+@dataclass(frozen=True)
+class Series:
+    """One quantity, a point a row.
+
+    Args:
+        name: of the quantity.
+        values: row -> value; rows without one, or without a finite one, are left out.
+        look: of its points.
+        errors: row -> half width of a bar around the point.
+        told: row -> what is said of the point beside its value.
+    """
+
+    name: str
+    values: Mapping[str, float | None]
+    look: Style
+    errors: Mapping[str, float | None] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
+
+    def drawn(self, rows: Sequence[str]) -> dict[str, float]:
+        """The values of the rows that have one."""
+        found = {row: self.values.get(row) for row in rows}
+        return {row: value for row, value in found.items() if value is not None and finite(value)}
+
+
+def panel(
+    heading: str,
+    rows: Sequence[str],
+    series: Sequence[Series],
+    axis: str,
+    *,
+    marked: Collection[str] = (),
+    reference: float | None = None,
+    logarithmic: bool | None = None,
+) -> Panel | None:
+    """Points in rows, the first row on top; None where there is nothing to draw.
+
+    Args:
+        heading: above it.
+        rows: names, from top to bottom.
+        series: what is drawn.
+        axis: what the figures are, with the unit.
+        marked: rows that matter; the others are faint.
+        reference: where a line is drawn through all rows.
+        logarithmic: the axis; None to have it so where values are far apart, and none below 0.
+    """
+    points = [(one, one.drawn(rows)) for one in series]
+    rows = [row for row in rows if any(row in values for _, values in points)]
+    if not rows:
+        return None
+    every = [value for _, values in points for value in values.values()]
+    if logarithmic is None:
+        logarithmic = _far_apart(every)
+    floor = FLOOR * max(every, default=1.0) if logarithmic else -math.inf
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": safe(axis)}, **_scale(every, logarithmic)},
+        **frame(rows, marked),
+    }
+    if reference is not None:
+        layout["shapes"] = [line_at(reference)]
+    data = [_trace(one, values, rows, marked, floor) for one, values in points if values]
+    told = [told_of(one.name, values) for one, values in points if values]
+    alternative = f"{heading}, {axis}: {'; '.join(told)}."
+    return Panel(heading, alternative, {"data": data, "layout": layout})
+
+
+def frame(rows: Sequence[str], marked: Collection[str]) -> dict[str, Any]:
+    """Height and vertical axis: all names where there is room, every so many elsewhere."""
+    every = math.ceil(len(rows) / MOST_NAMES)
+    named = range(0, len(rows), every)
+    labels = {place: _label(rows[place], rows[place] in marked) for place in named}
+    return {
+        "height": AROUND + len(rows) * max(row_height(len(rows)), LEAST_ROW),
+        "hovermode": "closest",
+        "yaxis": {
+            "range": [len(rows) - 0.5, -0.5],
+            "tickvals": list(labels),
+            "ticktext": list(labels.values()),
+            "tickfont": {"size": 11},
+            "ticklabelstandoff": 4,
+        },
+    }
+
+
+def row_height(count: int) -> int:
+    """Pixels of a row."""
+    return ROW if count <= MOST_NAMES else max(LEAST_ROW, ROW * MOST_NAMES // count)
+
+
+def line_at(value: float) -> dict[str, Any]:
+    """A line through all rows."""
+    return {
+        "type": "line",
+        "x0": value,
+        "x1": value,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": "var(--ink)", "width": 1, "dash": "dash"},
+        "layer": "below",
+    }
+
+
+def told_of(name: str, values: Mapping[str, float]) -> str:
+    """What a series shows: all of a few values, the ends of many."""
+    if len(values) <= 3:
+        return f"{name} {listed([f'{number(v)} ({name_of(row)})' for row, v in values.items()])}"
+    ordered = sorted(values, key=lambda row: values[row])
+    lowest, middle, highest = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    return (
+        f"{name} of {len(values)} rows from {number(values[lowest])} ({name_of(lowest)}) to "
+        f"{number(values[highest])} ({name_of(highest)}), median {number(values[middle])}"
+    )
+
+
+def shortened(name: str) -> str:
+    """A name that fits beside an axis; its end tells more than its beginning.
+
+    >>> shortened("backbone.stages.3.blocks.11.norm2")
+    '…es.3.blocks.11.norm2'
+    """
+    return name if len(name) <= MOST_LETTERS else f"…{name[-MOST_LETTERS:]}"
+
+
+def _label(row: str, marked: bool) -> str:
+    text = safe(shortened(name_of(row)))
+    return f"<b>{text}</b>" if marked else text
+
+
+def _trace(
+    series: Series,
+    values: Mapping[str, float],
+    rows: Sequence[str],
+    marked: Collection[str],
+    floor: float,
+) -> Trace:
+    places = [place for place, row in enumerate(rows) if row in values]
+    names = [rows[place] for place in places]
+    faint = [FAINT if marked and name not in marked else 1.0 for name in names]
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": safe(series.name),
+        "x": [max(values[name], floor) for name in names],
+        "y": places,
+        "customdata": [
+            [safe(name_of(name)), number(values[name]), safe(series.told.get(name, ""))]
+            for name in names
+        ],
+        "marker": {
+            "color": series.look.colour,
+            "symbol": series.look.symbol,
+            "size": 9 if len(rows) <= MOST_NAMES else 6,
+            "opacity": faint,
+        },
+        "cliponaxis": False,
+        "hovertemplate": "%{customdata[0]}<br>%{fullData.name} %{customdata[1]}%{customdata[2]}"
+        "<extra></extra>",
+    }
+    if any(series.errors.get(name) for name in names):
+        bars = {"type": "data", "array": [series.errors.get(name) or 0.0 for name in names]}
+        trace["error_x"] = {**bars, "color": series.look.colour, "thickness": 2}
+    return trace
+
+
+def _far_apart(values: Sequence[float]) -> bool:
+    if not values or min(values) < 0:
+        return False
+    middle = sorted(values)[len(values) // 2]
+    return middle > 0 and max(values) > WIDE * middle
+
+
+def _scale(values: Sequence[float], logarithmic: bool) -> dict[str, Any]:
+    if logarithmic:
+        return {"type": "log", "minor": {"showgrid": False}, "nticks": 6}
+    return {"rangemode": "tozero"} if values and min(values) >= 0 else {}
