@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -15,14 +16,15 @@ from renorm.report import diagnosis_wording as wording
 from renorm.report import trials
 from renorm.report.layer_table import layer_table
 from renorm.report.rows import shortened
-from renorm.report.wording import counted
+from renorm.report.wording import counted, listed, title
 
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
 MOST_LINES = 4  # of a finding
 INDENT = "  "
-WORST = 4  # layers in the table
+WORST = 3  # layers in the table
 COLUMNS = ("values", "gap", "staleness", "noise", "d", "ratio")
 FIXES = 5
+NAME = 26  # letters of a layer's name in the table
 PLACEHOLDER = " ..."
 
 
@@ -43,9 +45,10 @@ def show(
         page: where the page is, which has the code; None without one.
     """
     width = console.width
-    _print(console, wording.verdict(survey, findings), "bold")
-    about = f"{wording.measured(survey)}; {wording.counts(findings)}."
-    _print(console, " ".join(filter(None, (about, wording.caveat(survey)))))
+    opening = wording.opening(survey, findings)
+    _print(console, f"{opening}: {wording.counts(findings)}." if findings else f"{opening}.", "bold")
+    _print(console, f"{wording.measured(survey)}. {wording.caveat(survey)}".rstrip())
+    console.print()
     for place, one in enumerate(findings, 1):
         console.print(_finding(place, one, width))
     worst = _worst(survey, findings)
@@ -64,11 +67,12 @@ def _print(console: Console, text: str, style: str = "") -> None:
 
 
 def _finding(place: int, finding: Finding, width: int) -> Text:
-    """The title, the figure that matters most, and what to do, in 2 to 4 lines."""
-    title = _wrapped(f"{place} {finding.severity.upper()} {finding.title}", width, 2)
-    figure = _wrapped(_figure(finding), width, 1)
-    advice = _wrapped(f"Do: {finding.advice}", width, MOST_LINES - len(title) - len(figure))
-    text = Text("\n".join([*title, *figure, *advice]))
+    """The title, what to do, and the most telling figure where the title leaves a line for it."""
+    head = _wrapped(f"{place} {finding.severity.upper()} {finding.title}", width, 2, "")
+    advice = _wrapped(f"Do: {finding.advice}", width, 2, INDENT)
+    figure = _wrapped(_figure(finding), width, 1, INDENT)
+    middle = figure if len(head) + len(advice) < MOST_LINES else []
+    text = Text("\n".join([*head, *middle, *advice]))
     start = len(f"{place} ")
     text.stylize(STYLES[finding.severity], start, start + len(finding.severity))
     return text
@@ -76,21 +80,24 @@ def _finding(place: int, finding: Finding, width: int) -> Text:
 
 def _figure(finding: Finding) -> str:
     """The most telling figure, and how many layers there are."""
-    figure = wording.evidence(finding.evidence[0]) if finding.evidence else ""
-    count = counted(len(finding.layers), "layer") if finding.layers else ""
+    figure = ""
+    if finding.evidence:
+        first = finding.evidence[0]
+        (layer,) = shortened([wording.name_of(first.layer)], NAME)
+        figure = wording.evidence(replace(first, layer=layer))
+    count = counted(len(finding.layers), "layer") if len(finding.layers) > 1 else ""
     text = "; ".join(filter(None, (figure, count)))
     return f"{text[:1].upper()}{text[1:]}"
 
 
-def _wrapped(text: str, width: int, lines: int) -> list[str]:
-    """Lines of at most ``width``, indented but for a first one that begins with a number."""
-    first = "" if text[:1].isdigit() else INDENT
+def _wrapped(text: str, width: int, lines: int, indent: str) -> list[str]:
+    """Lines of at most ``width``, all but the first indented."""
     return textwrap.wrap(
         " ".join(text.split()),
         width,
-        initial_indent=first,
+        initial_indent=indent,
         subsequent_indent=INDENT,
-        max_lines=max(lines, 1),
+        max_lines=lines,
         placeholder=PLACEHOLDER,
     )
 
@@ -109,8 +116,9 @@ def _layers(survey: Survey, names: Sequence[str]) -> Table:
     table.add_column("worst layers", no_wrap=True)
     for place in kept:
         table.add_column(found.columns[place].heading, justify="right", no_wrap=True)
-    for name, cells in found.rows:
-        table.add_row(Text(shortened(name)), *(Text(cells[place]) for place in kept))
+    short = shortened([name for name, _ in found.rows], NAME)
+    for name, (_, cells) in zip(short, found.rows, strict=True):
+        table.add_row(Text(name), *(Text(cells[place]) for place in kept))
     return table
 
 
@@ -134,9 +142,9 @@ def _table() -> Table:
 def _more(survey: Survey, findings: Sequence[Finding], page: Path | None) -> str:
     """Where the code of the advice is, and how much could not be measured."""
     parts = []
-    missing = counted(len({one.quantity for one in survey.of(Note)}), "quantity")
-    if survey.of(Note):
-        parts.append(f"{missing.replace('quantitys', 'quantities')} not measured in full.")
+    missing = list(dict.fromkeys(title(one.quantity) for one in survey.of(Note)))
+    if missing:
+        parts.append(f"Not measured, or in part: {listed(missing)}.")
     if page is not None:
         code = "Code to paste, plots and all figures" if findings else "Plots and all figures"
         parts.append(f"{code}: {page}")

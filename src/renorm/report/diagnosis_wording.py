@@ -18,6 +18,7 @@ MEANINGS = {
     "note": "is worth knowing",
 }
 HEALTHY = "Healthy: nothing is wrong with the normalization of this model"
+UNKNOWN = "Nothing wrong was found so far, but not all that was asked for was measured"
 
 
 def verdict(survey: Survey, findings: Sequence[Finding]) -> str:
@@ -27,14 +28,16 @@ def verdict(survey: Survey, findings: Sequence[Finding]) -> str:
         survey: that the findings are of.
         findings: the worst first.
     """
+    if findings and findings[0].severity in OPENINGS:
+        return f"{opening(survey, findings)}: {findings[0].title.strip().rstrip('.')}."
+    return f"{opening(survey, findings)}."
+
+
+def opening(survey: Survey, findings: Sequence[Finding]) -> str:
+    """Whether anything is wrong, without saying what, and without a full stop."""
     if not findings:
-        if survey.complete:
-            return f"{HEALTHY}."
-        return "Nothing wrong was found so far, but not all that was asked for was measured."
-    worst = findings[0]
-    if worst.severity not in OPENINGS:
-        return f"{HEALTHY}; {counted(len(findings), 'thing')} worth knowing."
-    return f"{OPENINGS[worst.severity]}: {worst.title.strip().rstrip('.')}."
+        return HEALTHY if survey.complete else UNKNOWN
+    return OPENINGS.get(findings[0].severity, HEALTHY)
 
 
 def counts(findings: Sequence[Finding]) -> str:
@@ -93,12 +96,12 @@ def evidence(figure: Figure) -> str:
     """A figure of a finding as text.
 
     >>> evidence(Figure("bn1", "staleness", 0.8312, 0.1))
-    'staleness of bn1: 0.831 (threshold 0.1)'
+    'staleness 0.831 (threshold 0.1) in bn1'
     """
-    text = f"{figure.name} of {name_of(figure.layer)}: {number(figure.value, figure.unit)}"
-    if figure.threshold is None:
-        return text
-    return f"{text} (threshold {number(figure.threshold, figure.unit)})"
+    text = f"{figure.name} {number(figure.value, figure.unit)}"
+    if figure.threshold is not None:
+        text += f" (threshold {number(figure.threshold, figure.unit)})"
+    return f"{text} in {name_of(figure.layer)}"
 
 
 def setting(survey: Survey) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,7 @@ KINDS = {
     "saturated": "saturated",
     "negative": "never above 0",
 }
-COLOURS = [[0.0, "var(--series-7)30"], [1.0, "var(--series-7)"]]
+COLOURS = [[0.0, "var(--series-7)30"], [1.0, "var(--series-7)90"]]
 
 
 def counts(one: ChannelHealth) -> dict[str, int]:
@@ -43,6 +43,7 @@ def health(survey: Survey, rows: Sequence[str], marked: Collection[str]) -> tupl
         "xaxis": {"showgrid": False, "side": "bottom", "tickangle": -40},
         **frame(rows, marked),
     }
+    layout["yaxis"]["showgrid"] = False
     layout["height"] += 70  # the names of the states are slanted
     data = {
         "type": "heatmap",

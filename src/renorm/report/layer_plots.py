@@ -66,8 +66,9 @@ def ranges(survey: Survey, rows: Sequence[str], marked: Collection[str]) -> tupl
         "batches and channels; thick line: the middle 50 %; thin line: the middle 90 %. "
     )
     about += (
-        "Vertical ticks are the limits of the layer, within which batch renorm corrects; limits "
-        "beyond the edge of the plot are in the table of layers."
+        "Vertical ticks are the limits of the layer, within which batch renorm corrects: solid "
+        "ones now, dotted ones at the end of the run if that is known. Limits beyond the edge of "
+        "the plot are in the table of layers."
         if limited
         else "Batch norm corrects none of this, so there are no limits to be drawn."
     )
@@ -81,10 +82,10 @@ def dependence(survey: Survey, rows: Sequence[str], marked: Collection[str]) -> 
     ratio = _series("ratio", found, lambda one: one.ratio, 3, told)
     alike = _series("correlation", found, lambda one: one.correlation, 5, told)
     about = (
-        "Left: the variance of the batches' means over what it would be if examples were drawn "
-        "independently, 1 at the dashed line. Above 1, the examples of a batch are alike; below, "
-        "batches are more alike than chance. Right: the correlation of two examples of a batch. "
-        "p, shown with each point and in the table, is how often reshuffled examples give as much."
+        "Variance of batch means: over what it would be if examples were drawn independently, 1 at "
+        "the dashed line. Above 1, the examples of a batch are alike; below, batches are more "
+        "alike than chance. Correlation: of two examples of a batch. p, shown with each point and "
+        "in the table, is how often reshuffled examples give as much."
     )
     panels = [
         panel(

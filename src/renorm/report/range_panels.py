@@ -12,8 +12,7 @@ from renorm.report.panels import Panel, Trace, safe
 from renorm.report.rows import FAINT, MOST_NAMES, frame, line_at, row_height
 
 FARTHEST = 3.0  # limits are in the plot if they lie within this many times the spread of the data
-TICKS = (0.001, 0.01, 0.03, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30)
-TICKS = (*TICKS, 100, 1000)
+ABOVE = (1.02, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30, 100, 1000, 1e4)  # ticks of r, and 1 / them
 
 Quantiles = Mapping[str, tuple[float, ...]]
 Limits = Mapping[str, tuple[float, float]]
@@ -65,8 +64,8 @@ def _panel(
     edge = _edge(quantiles, [*now.values(), *ahead.values()])
     data = [
         *_distribution(correction, quantiles, marked),
-        *_ticks(correction, "limit", rows, now, edge, "var(--ink)"),
-        *_ticks(correction, "limit at the end of the run", rows, ahead, edge, "var(--series-7)"),
+        *_ticks(correction, "limit", rows, now, edge, "solid"),
+        *_ticks(correction, "limit at the end of the run", rows, ahead, edge, "dot"),
     ]
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": correction.axis}, **_scale(correction, edge)},
@@ -133,7 +132,7 @@ def _ticks(
     rows: Sequence[str],
     limits: Mapping[str, float],
     edge: float,
-    colour: str,
+    dash: str,
 ) -> Iterator[Trace]:
     """A short vertical line at both limits of each layer, where the axis reaches them."""
     inside = {row: limit for row, limit in limits.items() if limit <= edge}
@@ -145,7 +144,7 @@ def _ticks(
             "name": name,
             "x": [x for _, end in ends for x in (*[_drawn(correction, end)] * 2, None)],
             "y": [y for place, _ in ends for y in (place - 0.42, place + 0.42, None)],
-            "line": {"color": colour, "width": 2},
+            "line": {"color": "var(--ink)", "width": 2, "dash": dash},
             "hovertemplate": f"{name}: %{{x:.3~g}}<extra></extra>",
         }
 
@@ -173,9 +172,11 @@ def _scale(correction: Correction, edge: float) -> dict[str, Any]:
     """Of r logarithmic, so that r and 1/r are as far from 1."""
     if not correction.log:
         return {"range": [-edge, edge]}
-    ticks = [value for value in TICKS if abs(math.log(value)) <= edge]
+    near = [value for value in ABOVE if 0.2 * edge <= math.log(value) <= edge][-3:]
+    ticks = [*(1 / value for value in reversed(near)), 1.0, *near]
     ends = [sign * edge / math.log(10) for sign in (-1, 1)]
-    return {"type": "log", "range": ends, "tickvals": ticks, "ticktext": [f"{t:g}" for t in ticks]}
+    labels = [f"{tick:.2g}" if tick < 1 else f"{tick:g}" for tick in ticks]
+    return {"type": "log", "range": ends, "tickvals": ticks, "ticktext": labels}
 
 
 def _told(correction: Correction, quantiles: Quantiles, limits: Mapping[str, float]) -> str:

@@ -10,12 +10,13 @@ from renorm.report.palette import Style
 from renorm.report.panels import Panel, Trace, safe
 from renorm.report.wording import listed
 
-MOST_NAMES = 40  # of the rows that are named beside the axis
+MOST_NAMES = 24  # of the rows that are named beside the axis
 ROW, LEAST_ROW, AROUND = 22, 5, 76  # pixels
 MOST_LETTERS = 20
 WIDE = 30.0  # largest over median from which an axis is logarithmic
 FLOOR = 1e-3  # of the largest: what is smaller is drawn there on such an axis
 FAINT = 0.4
+MOST_TICKS = 8  # of a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,12 @@ def panel(
 
 def frame(rows: Sequence[str], marked: Collection[str]) -> dict[str, Any]:
     """Height and vertical axis: all names where there is room, every so many elsewhere."""
-    every = math.ceil(len(rows) / MOST_NAMES)
-    named = range(0, len(rows), every)
-    labels = {place: _label(rows[place], rows[place] in marked) for place in named}
+    names = shortened([name_of(row) for row in rows])
+    named = range(0, len(rows), math.ceil(len(rows) / MOST_NAMES))
+    labels = {
+        place: f"<b>{safe(names[place])}</b>" if rows[place] in marked else safe(names[place])
+        for place in named
+    }
     return {
         "height": AROUND + len(rows) * max(row_height(len(rows)), LEAST_ROW),
         "hovermode": "closest",
@@ -132,18 +136,52 @@ def told_of(name: str, values: Mapping[str, float]) -> str:
     )
 
 
-def shortened(name: str) -> str:
-    """A name that fits beside an axis; its end tells more than its beginning.
+def shortened(names: Sequence[str], most: int = MOST_LETTERS) -> list[str]:
+    """Names that fit and tell layers apart: long ones without some of what all have in common.
 
-    >>> shortened("backbone.stages.3.blocks.11.norm2")
-    '…es.3.blocks.11.norm2'
+    Args:
+        names: to be shortened.
+        most: letters, without the signs of what was left out.
+
+    >>> shortened(["net.stages.0.blocks.10.norm", "net.stages.3.blocks.7.norm"])
+    ['…0.blocks.10.norm', '…3.blocks.7.norm']
+    >>> shortened(["layer1.0.bn1", "fc"])
+    ['layer1.0.bn1', 'fc']
     """
-    return name if len(name) <= MOST_LETTERS else f"…{name[-MOST_LETTERS:]}"
+    if max(map(len, names), default=0) <= most:
+        return list(names)
+    parts = [name.split(".") for name in names]
+    start = _common(parts)
+    end = _common([one[start:][::-1] for one in parts])
+    while end and _fits(parts, start, end - 1, most):
+        end -= 1
+    while start and _fits(parts, start - 1, end, most):
+        start -= 1
+    short = [_cut(text, most) for text in _between(parts, start, end)]
+    if len(set(short)) == len(set(names)):
+        return short
+    return [f"{place}. {text[6 - most :]}" for place, text in enumerate(short, 1)]
 
 
-def _label(row: str, marked: bool) -> str:
-    text = safe(shortened(name_of(row)))
-    return f"<b>{text}</b>" if marked else text
+def _common(parts: Sequence[Sequence[str]]) -> int:
+    """How many components all begin with; one is left of the shortest."""
+    count, most = 0, min(map(len, parts)) - 1
+    while count < most and len({one[count] for one in parts}) == 1:
+        count += 1
+    return count
+
+
+def _between(parts: Sequence[Sequence[str]], start: int, end: int) -> list[str]:
+    before, after = "…" if start else "", "…" if end else ""
+    return [f"{before}{'.'.join(one[start : len(one) - end])}{after}" for one in parts]
+
+
+def _fits(parts: Sequence[Sequence[str]], start: int, end: int, most: int) -> bool:
+    return max(map(len, _between(parts, start, end))) <= most
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most + 2 else f"…{text[-most:]}"
 
 
 def _trace(
@@ -190,6 +228,32 @@ def _far_apart(values: Sequence[float]) -> bool:
 
 
 def _scale(values: Sequence[float], logarithmic: bool) -> dict[str, Any]:
+    """The horizontal axis: all values, 0 where none is below, and a margin for the points."""
+    low, high = min(values), max(values)
     if logarithmic:
-        return {"type": "log", "minor": {"showgrid": False}, "nticks": 6}
-    return {"rangemode": "tozero"} if values and min(values) >= 0 else {}
+        low = max(low, FLOOR * high)
+        if high <= 0:
+            return {"range": [-1.0, 1.0]}
+        ends = math.log10(low), math.log10(high)
+        margin = 0.05 * (ends[1] - ends[0]) or 0.1
+        span = [ends[0] - margin, ends[1] + margin]
+        ticks = _ticks(*span)
+        shown = {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+        return {"type": "log", "range": span, **shown}
+    low = min(low, 0.0)
+    high = max(high, 0.0)
+    margin = 0.05 * (high - low) or 1.0
+    return {"range": [low - margin, high + margin], "nticks": 6}
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two powers of ten, a few of them."""
+    every = [
+        digit * 10.0**power
+        for power in range(math.floor(low), math.ceil(high) + 1)
+        for digit in (1, 2, 5)
+    ]
+    inside = [tick for tick in every if low <= math.log10(tick) <= high]
+    if len(inside) > MOST_TICKS:
+        inside = [tick for tick in inside if math.log10(tick).is_integer()]
+    return inside[:: math.ceil(len(inside) / MOST_TICKS)] if inside else [10.0**low, 10.0**high]

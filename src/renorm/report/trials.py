@@ -91,7 +91,8 @@ def _ranked(trial: FixTrial) -> Ranked:
     lost = len(trial.seeds) - len(losses)
     outcome = f"not tried: {trial.failure}" if trial.failure else ""
     if not outcome and lost > 0:
-        outcome = f"diverged with {lost} of {counted(len(trial.seeds), 'seed')}"
+        verb = "diverged" if trial.steps else "no finite loss"
+        outcome = f"{verb} with {lost} of {counted(len(trial.seeds), 'seed')}"
     return Ranked(
         trial, estimate(gains) if gains else None, estimate(losses) if losses else None, outcome
     )
