@@ -148,6 +148,7 @@ def render(
         environment=_entries(environment),
         counted=counted,
         listed_without_asking=LISTED,
+        rows_without_asking=MOST_NAMES,
     )
 
 

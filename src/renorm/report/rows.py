@@ -5,18 +5,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from renorm.measure.records import MODEL
 from renorm.report.diagnosis_wording import finite, name_of, number
 from renorm.report.palette import Style
 from renorm.report.panels import Panel, Trace, safe
 from renorm.report.wording import listed
 
 MOST_NAMES = 24  # of the rows that are named beside the axis
-ROW, LEAST_ROW, AROUND = 22, 5, 76  # pixels
+ROW, LEAST_ROW, AROUND = 22, 4, 76  # pixels
 MOST_LETTERS = 20
 WIDE = 30.0  # largest over median from which an axis is logarithmic
 FLOOR = 1e-3  # of the largest: what is smaller is drawn there on such an axis
 FAINT = 0.4
-MOST_TICKS = 8  # of a logarithmic axis
+MOST_TICKS = 7  # of a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,16 @@ def panel(
     every = [value for _, values in points for value in values.values()]
     if logarithmic is None:
         logarithmic = _far_apart(every)
-    floor = FLOOR * max(every, default=1.0) if logarithmic else -math.inf
+    floor = FLOOR * max(every) if logarithmic else -math.inf
+    ends = [reference] if reference is not None else []
+    ends += [
+        values[row] + sign * (one.errors.get(row) or 0.0)
+        for one, values in points
+        for row in values
+        for sign in (-1, 1)
+    ]
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": safe(axis)}, **_scale(every, logarithmic)},
+        "xaxis": {"title": {"text": safe(axis)}, **_scale([*every, *ends], logarithmic)},
         **frame(rows, marked),
     }
     if reference is not None:
@@ -86,7 +94,9 @@ def panel(
 
 def frame(rows: Sequence[str], marked: Collection[str]) -> dict[str, Any]:
     """Height and vertical axis: all names where there is room, every so many elsewhere."""
-    names = shortened([name_of(row) for row in rows])
+    layers = [row for row in rows if row != MODEL]
+    short = dict(zip(layers, shortened([name_of(row) for row in layers]), strict=True))
+    names = [short.get(row, name_of(row)) for row in rows]
     named = range(0, len(rows), math.ceil(len(rows) / MOST_NAMES))
     labels = {
         place: f"<b>{safe(names[place])}</b>" if rows[place] in marked else safe(names[place])
@@ -248,12 +258,11 @@ def _scale(values: Sequence[float], logarithmic: bool) -> dict[str, Any]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers between two powers of ten, a few of them."""
-    every = [
-        digit * 10.0**power
-        for power in range(math.floor(low), math.ceil(high) + 1)
-        for digit in (1, 2, 5)
-    ]
-    inside = [tick for tick in every if low <= math.log10(tick) <= high]
-    if len(inside) > MOST_TICKS:
-        inside = [tick for tick in inside if math.log10(tick).is_integer()]
-    return inside[:: math.ceil(len(inside) / MOST_TICKS)] if inside else [10.0**low, 10.0**high]
+    inside: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        every = [digit * 10.0**power for power in powers for digit in digits]
+        found = [tick for tick in every if low <= math.log10(tick) <= high]
+        if len(found) <= MOST_TICKS:
+            inside = found
+    return inside or [10 ** ((low + high) / 2)]
