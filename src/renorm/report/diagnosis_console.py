@@ -46,7 +46,9 @@ def show(
     """
     width = console.width
     opening = wording.opening(survey, findings)
-    _print(console, f"{opening}: {wording.counts(findings)}." if findings else f"{opening}.", "bold")
+    _print(
+        console, f"{opening}: {wording.counts(findings)}." if findings else f"{opening}.", "bold"
+    )
     _print(console, f"{wording.measured(survey)}. {wording.caveat(survey)}".rstrip())
     console.print()
     for place, one in enumerate(findings, 1):

@@ -161,9 +161,7 @@ def _shown(survey: Survey, finding: Finding) -> Shown:
         layers = [name for name in layers if name in worst]
     marked = about if set(layers) - set(about) else []
     plots = [
-        plot
-        for name in PLOTS.get(finding.id, ())
-        for plot in _plot(name, survey, layers, marked)
+        plot for name in PLOTS.get(finding.id, ()) for plot in _plot(name, survey, layers, marked)
     ]
     severity = f"{finding.severity}: {wording.MEANINGS[finding.severity]}"
     names = tuple(map(wording.name_of, finding.layers))

@@ -30,9 +30,7 @@ def counts(one: ChannelHealth) -> dict[str, int]:
 
 def health(survey: Survey, rows: Sequence[str], marked: Collection[str]) -> tuple[Plot, ...]:
     """The fraction of channels in each state, of the layers that have any."""
-    found = {
-        one.layer: (one, counts(one)) for one in survey.of(ChannelHealth) if one.layer in rows
-    }
+    found = {one.layer: (one, counts(one)) for one in survey.of(ChannelHealth) if one.layer in rows}
     rows = [row for row in rows if row in found and found[row][1]]
     kinds = [words for words in KINDS.values() if any(words in found[row][1] for row in rows)]
     if not rows:

@@ -7,6 +7,7 @@ from renorm.report.plots import Plot, plot
 from renorm.report.rows import Series, panel
 
 Error = tuple[float | None, float | None]
+OF_OUTPUT = "deviations of the output"
 GAP, STALENESS, NOISE = "train - eval", "stale statistics", "batch noise"
 
 
@@ -28,7 +29,7 @@ def modes(survey: Survey) -> tuple[Plot, ...]:
         panels += [
             _rows("Loss by the statistics used", "loss", losses, 0),
             _differences("Differences in loss", "loss", differences),
-            _rows("Differences in the output", "standard deviations of the output", outputs, 2),
+            _rows("Differences in the output", OF_OUTPUT, outputs, 2),
         ]
     about = (
         "The same batches and weights, normalized by the batch as in train mode, by running "
@@ -69,7 +70,7 @@ def tiles(survey: Survey) -> tuple[Plot, ...]:
         }
         size = " x ".join(map(str, one.tile))
         heading = f"Tiles of {size}" if size else "Tiles"
-        panels.append(_rows(heading, "standard deviations of the output", values, 4))
+        panels.append(_rows(heading, OF_OUTPUT, values, 4))
     about = (
         "How far predictions of tiles are from those of the whole image. Near the cuts they "
         "differ in any network; in the interior they should agree unless the receptive field is "
@@ -78,9 +79,7 @@ def tiles(survey: Survey) -> tuple[Plot, ...]:
     return plot("tiles", "Do tiles agree with the whole image?", about, panels)
 
 
-def _rows(
-    heading: str, axis: str, values: dict[str, float | None], place: int
-) -> Panel | None:
+def _rows(heading: str, axis: str, values: dict[str, float | None], place: int) -> Panel | None:
     shown = Series(axis.partition(" ")[0], values, look(place))
     return panel(heading, list(values), [shown], axis, logarithmic=False)
 

@@ -49,9 +49,7 @@ def styles(normalizers: Sequence[str]) -> dict[str, Style]:
     others = [name for name in normalizers if name not in KNOWN]
     order = (*KNOWN, *others)
     places = {name: order.index(name) % COLOURS for name in normalizers}
-    return {
-        name: series(place) for name, place in places.items()
-    }
+    return {name: series(place) for name, place in places.items()}
 
 
 def series(place: int) -> Style:

@@ -19,7 +19,7 @@ def gains(found: Sequence[Ranked]) -> tuple[Plot, ...]:
         return ()
     rows = [one.trial.fix for one in shown]
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "loss of the model as it is, less that with the fix"}},
+        "xaxis": {"title": {"text": "how much lower the loss is"}},
         "shapes": [line_at(0.0)],
         **frame(rows, [one.trial.fix for one in shown if one.helps]),
     }
