@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from renorm.report.palette import SYMBOLS, Style
 from renorm.report.panels import Panel
 
-GLYPHS = dict(zip(SYMBOLS, "●◆■▲✚▼✖⬟", strict=True))
+GLYPHS: dict[str, str] = dict(zip(SYMBOLS, "●◆■▲✚▼✖⬟", strict=True))
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def _told(correction: Correction, quantiles: Quantiles, limits: Mapping[str, flo
         f"{correction.heading} of {len(quantiles)} layers. Widest in {name_of(widest)}: 90 % of "
         f"batches and channels between {low} and {high}."
     )
-    ends = {limit for limit in limits.values()}
+    ends = set(limits.values())
     if len(ends) == 1:
         (limit,) = ends
         both = [number(_drawn(correction, sign * limit)) for sign in (-1, 1)]
