@@ -9,7 +9,7 @@ import pytest
 
 from renorm.errors import RecordError
 from renorm.findings import SEVERITIES, Finding
-from renorm.measure.records import Survey
+from renorm.measure.records import Survey, TrainEvalGap
 from renorm.report import diagnosis_page
 from report.diagnosed import (
     NAMES,
@@ -248,3 +248,21 @@ def test_it_is_written_to_a_file_and_is_the_same_each_time(tmp_path: Path) -> No
     assert "Environment" not in Read(written).text
     with pytest.raises(RecordError, match=r"a.html cannot be written: No such file"):
         diagnosis_page.write(tmp_path / "no" / "a.html", survey, (), COMMAND)
+
+
+def test_axes_are_logarithmic_where_values_are_far_apart_and_begin_at_0_elsewhere() -> None:
+    survey = surveyed(NAMES)
+    axis = figures(rendered(survey))["all-gap-0"]["layout"]["xaxis"]
+    assert "type" not in axis
+    assert axis["range"][0] <= 0
+    records = [
+        replace(one, staleness=1e6) if isinstance(one, TrainEvalGap) and one.layer == "bn" else one
+        for one in surveyed(("a", "b", "bn")).records
+    ]
+    figure = figures(rendered(replace(survey, records=tuple(records))))["all-gap-0"]
+    axis = figure["layout"]["xaxis"]
+    assert axis["type"] == "log"
+    assert axis["range"] == pytest.approx([3 - 0.15, 6 + 0.15])
+    assert axis["tickvals"] == [1e4, 1e5, 1e6] or 1e3 in axis["tickvals"]
+    assert min(figure["data"][0]["x"]) == 1e3  # at the edge, where the point tells its value
+    assert float(figure["data"][0]["customdata"][0][1]) < 1

@@ -56,7 +56,7 @@ def measured(survey: Survey) -> str:
     layers = counted(len(list(survey.layers())), "normalization layer")
     batches = f"{survey.batches:,} {'batch' if survey.batches == 1 else 'batches'}"
     examples = f"{survey.examples:,} {'example' if survey.examples == 1 else 'examples'}"
-    return f"{survey.model}: {layers}, {batches} of {examples} in all, {survey.depth} depth"
+    return f"{survey.model}: {layers}, {batches} with {examples} in all, {survey.depth} depth"
 
 
 def caveat(survey: Survey) -> str:

@@ -15,9 +15,10 @@ MOST_NAMES = 24  # of the rows that are named beside the axis
 ROW, LEAST_ROW, AROUND = 22, 4, 76  # pixels
 MOST_LETTERS = 20
 WIDE = 30.0  # largest over median from which an axis is logarithmic
+NEAR = 4.0  # largest over smallest up to which an axis is never logarithmic
 FLOOR = 1e-3  # of the largest: what is smaller is drawn there on such an axis
 FAINT = 0.4
-MOST_TICKS = 7  # of a logarithmic axis
+MOST_TICKS = 6  # of a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def panel(
         axis: what the figures are, with the unit.
         marked: rows that matter; the others are faint.
         reference: where a line is drawn through all rows.
-        logarithmic: the axis; None to have it so where values are far apart, and none below 0.
+        logarithmic: the axis, where its ends are far enough apart; None to have it so where values
+            are very far apart, and none below 0.
     """
     points = [(one, one.drawn(rows)) for one in series]
     rows = [row for row in rows if any(row in values for _, values in points)]
@@ -72,7 +74,6 @@ def panel(
     every = [value for _, values in points for value in values.values()]
     if logarithmic is None:
         logarithmic = _far_apart(every)
-    floor = FLOOR * max(every) if logarithmic else -math.inf
     ends = [reference] if reference is not None else []
     ends += [
         values[row] + sign * (one.errors.get(row) or 0.0)
@@ -80,6 +81,8 @@ def panel(
         for row in values
         for sign in (-1, 1)
     ]
+    logarithmic = logarithmic and max([*every, *ends]) > NEAR * max(min([*every, *ends]), 0.0)
+    floor = FLOOR * max(every) if logarithmic else -math.inf
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": safe(axis)}, **_scale([*every, *ends], logarithmic)},
         **frame(rows, marked),
@@ -249,7 +252,7 @@ def _scale(values: Sequence[float], logarithmic: bool) -> dict[str, Any]:
         span = [ends[0] - margin, ends[1] + margin]
         ticks = _ticks(*span)
         shown = {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
-        return {"type": "log", "range": span, **shown}
+        return {"type": "log", "range": span, "tickangle": 0, **shown}
     low = min(low, 0.0)
     high = max(high, 0.0)
     margin = 0.05 * (high - low) or 1.0
