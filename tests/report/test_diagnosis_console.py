@@ -52,7 +52,7 @@ def test_verdict_first_then_the_findings_with_what_matters_and_what_to_do() -> N
     text = " ".join(printed(surveyed(), findings()).split())
     parts = (
         "Normalization hurts this model: 1 error, 1 warning and 1 note.",
-        "ResNet: 6 normalization layers, 40 batches of 80 examples in all, standard depth.",
+        "ResNet: 6 normalization layers, 40 batches with 80 examples in all, standard depth.",
         "1 ERROR Running statistics do not describe the data",
         "Do: Estimate the statistics anew from training batches before the model is used.",
         "2 WARNING Batches are too small",
@@ -88,7 +88,7 @@ def test_where_the_page_is_is_told() -> None:
 
 
 def test_a_healthy_model_and_one_with_notes_alone_are_healthy() -> None:
-    healthy = "Healthy: nothing is wrong with the normalization of this model"
+    healthy = "Healthy, nothing is wrong with the normalization of this model"
     assert printed(surveyed()).startswith(f"{healthy}.")
     assert printed(surveyed(), [leak()]).startswith(f"{healthy}: 1 note.")
     assert "worst layers" not in printed(surveyed())

@@ -46,9 +46,8 @@ def show(
     """
     width = console.width
     opening = wording.opening(survey, findings)
-    _print(
-        console, f"{opening}: {wording.counts(findings)}." if findings else f"{opening}.", "bold"
-    )
+    told = f": {wording.counts(findings)}" if findings else ""
+    _print(console, f"{opening}{told}.", "bold")
     _print(console, f"{wording.measured(survey)}. {wording.caveat(survey)}".rstrip())
     console.print()
     for place, one in enumerate(findings, 1):

@@ -17,7 +17,7 @@ MEANINGS = {
     "warning": "is likely to cost accuracy",
     "note": "is worth knowing",
 }
-HEALTHY = "Healthy: nothing is wrong with the normalization of this model"
+HEALTHY = "Healthy, nothing is wrong with the normalization of this model"
 UNKNOWN = "Nothing wrong was found so far, but not all that was asked for was measured"
 
 
