@@ -130,6 +130,15 @@ def finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def drawn(value: float) -> float:
+    """A value to as many digits as a plot shows, so that pages stay small.
+
+    >>> drawn(0.123456789)
+    0.12346
+    """
+    return float(f"{value:.5g}")
+
+
 def _extent(survey: Survey) -> str:
     if survey.complete:
         return "all that was asked for"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from renorm.measure.records import BatchNoise, LayerFacts, LimitsAhead, Survey
-from renorm.report.diagnosis_wording import finite, name_of, number
+from renorm.report.diagnosis_wording import drawn, finite, name_of, number
 from renorm.report.palette import series as look
 from renorm.report.panels import Panel, Trace, safe
-from renorm.report.rows import FAINT, MOST_NAMES, frame, line_at, row_height
+from renorm.report.rows import FAINT, MOST_NAMES, MOST_TOLD, frame, line_at, row_height, shortened
 
 FARTHEST = 3.0  # limits are in the plot if they lie within this many times the spread of the data
 ABOVE = (1.02, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30, 100, 1000, 1e4)  # ticks of r, and 1 / them
@@ -97,6 +97,7 @@ def _distribution(
     correction: Correction, quantiles: Quantiles, marked: Collection[str]
 ) -> Iterator[Trace]:
     names = list(quantiles)
+    told = shortened([name_of(name) for name in names], MOST_TOLD)
     look_of, width = look(correction.place), row_height(len(names))
     columns = list(zip(*quantiles.values(), strict=True))
     for (low, high), thickness in (((0, 4), 1.5), ((1, 3), min(7.0, 0.5 * width))):
@@ -114,7 +115,10 @@ def _distribution(
         "mode": "markers",
         "x": [_drawn(correction, value) for value in columns[2]],
         "y": list(range(len(names))),
-        "customdata": [_hover(correction, name, quantiles[name]) for name in names],
+        "customdata": [
+            _hover(correction, name, values)
+            for name, values in zip(told, quantiles.values(), strict=True)
+        ],
         "marker": {
             "color": look_of.colour,
             "symbol": look_of.symbol,
@@ -160,12 +164,12 @@ def _segments(
 
 
 def _drawn(correction: Correction, value: float) -> float:
-    return math.exp(value) if correction.log else value
+    return drawn(math.exp(value) if correction.log else value)
 
 
 def _hover(correction: Correction, name: str, values: tuple[float, ...]) -> list[str]:
     lowest, low, median, high, highest = (number(_drawn(correction, value)) for value in values)
-    return [safe(name_of(name)), median, f"{low} to {high}", f"{lowest} to {highest}"]
+    return [safe(name), median, f"{low} to {high}", f"{lowest} to {highest}"]
 
 
 def _scale(correction: Correction, edge: float) -> dict[str, Any]:

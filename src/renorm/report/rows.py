@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from renorm.measure.records import MODEL
-from renorm.report.diagnosis_wording import finite, name_of, number
+from renorm.report.diagnosis_wording import drawn, finite, name_of, number
 from renorm.report.palette import Style
 from renorm.report.panels import Panel, Trace, safe
 from renorm.report.wording import listed
 
 MOST_NAMES = 24  # of the rows that are named beside the axis
 ROW, LEAST_ROW, AROUND = 22, 4, 76  # pixels
-MOST_LETTERS = 20
+MOST_LETTERS, MOST_TOLD = 20, 40  # of a name beside the axis, and of one beside the pointer
 WIDE = 30.0  # largest over median from which an axis is logarithmic
 NEAR = 4.0  # largest over smallest up to which an axis is never logarithmic
 FLOOR = 1e-3  # of the largest: what is smaller is drawn there on such an axis
@@ -206,16 +206,17 @@ def _trace(
 ) -> Trace:
     places = [place for place, row in enumerate(rows) if row in values]
     names = [rows[place] for place in places]
+    told = shortened([name_of(name) for name in names], MOST_TOLD)
     faint = [FAINT if marked and name not in marked else 1.0 for name in names]
     trace = {
         "type": "scatter",
         "mode": "markers",
         "name": safe(series.name),
-        "x": [max(values[name], floor) for name in names],
+        "x": [drawn(max(values[name], floor)) for name in names],
         "y": places,
         "customdata": [
-            [safe(name_of(name)), number(values[name]), safe(series.told.get(name, ""))]
-            for name in names
+            [safe(name), number(values[row]), safe(series.told.get(row, ""))]
+            for row, name in zip(names, told, strict=True)
         ],
         "marker": {
             "color": series.look.colour,
