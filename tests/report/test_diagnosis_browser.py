@@ -1,10 +1,12 @@
 """The page of a diagnosis in a real browser, where one is installed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from renorm.measure.records import LayerFacts, TrainEvalGap
 from renorm.report import diagnosis_page
 from report.browsing import needs_browser, outside, prefer, requested, show, until
 from report.diagnosed import bare, findings, long_names, surveyed, trials
@@ -82,8 +84,10 @@ def test_on_a_phone_tables_scroll_and_the_page_does_not(browser: Any, address: s
 
 def test_light_and_dark_differ_and_change_live(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    diagnosis_page.write(path, surveyed(), findings(), "")
-    show(browser, path.as_uri(), scheme="light")
+    survey = surveyed()
+    gaps = replace(survey, records=(*survey.of(LayerFacts), *survey.of(TrainEvalGap)))
+    diagnosis_page.write(path, gaps, findings(), "")
+    assert show(browser, path.as_uri(), scheme="light") == 2
     light = colours(browser)
     prefer(browser, "dark")
     until(browser, lambda: colours(browser)["label"] == colours(browser)["ink"] != light["ink"])
