@@ -19,7 +19,7 @@ def _code(block: str) -> str:
 
 
 PYTHON = re.compile(r"^ *```python\n.*?```", re.DOTALL | re.MULTILINE)
-DOCS = ("howto", "semantics", "distributed", "cross_iteration", "lab")
+DOCS = ("howto", "semantics", "distributed", "cross_iteration", "lab", "doctor")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 SNIPPETS = [
     pytest.param(_code(block), id=f"{path.name}-{i}")
