@@ -81,7 +81,7 @@ def survey(
     check_batches(batches)
     names = _names(quantities)
     plan_depth = depth_of(depth)
-    inner = _unwrapped(model)
+    inner = unwrapped(model)
     plan = Plan(find(inner), plan_depth, seed)
     chosen = {name: QUANTITIES[name](plan) for name in names}
     work = _Work(inner, plan, chosen, loss, forward or run_on, progress)
@@ -258,7 +258,7 @@ def _check_notes(survey: Survey) -> None:
         )
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model that a compiled one or one of DistributedDataParallel runs."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
