@@ -154,7 +154,7 @@ def _diagnosed(
 def _show(
     found: Diagnosis, json: Path | None, html: Path | None, command: str, messages: Console
 ) -> None:
-    diagnosis_console.show(found.survey, found.findings, Console())
+    diagnosis_console.show(found.survey, found.findings, Console(), html)
     if json is not None:
         found.to_json(json)
         messages.print(f"Figures: {json}")

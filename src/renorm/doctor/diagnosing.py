@@ -1,6 +1,6 @@
 """From a model and batches to what is wrong with it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -103,34 +103,25 @@ def diagnose(
         found = _with(found, rank_spread(inner))
     if try_fixes and not found.interrupted:
         assert loss is not None
-        found = _tried(
-            found,
-            lambda: trying.try_fixes(
-                model,
-                batches,
-                loss,
-                optimizer=optimizer,
-                held_out=held_out,
-                fixes=fixes,
-                steps=trial_steps,
-                seeds=trial_seeds,
-                forward=forward,
-                progress=progress,
-                seed=seed,
-            ),
+        trials = trying.try_fixes(
+            model,
+            batches,
+            loss,
+            optimizer=optimizer,
+            held_out=held_out,
+            fixes=fixes,
+            steps=trial_steps,
+            seeds=trial_seeds,
+            forward=forward,
+            progress=progress,
+            seed=seed,
         )
+        found = replace(_with(found, trials), interrupted=trials.interrupted)
     return Diagnosis(found, judge(found))
 
 
 def _with(found: Survey, more: Iterable[Record]) -> Survey:
     return replace(found, records=(*found.records, *more))
-
-
-def _tried(found: Survey, trials: Callable[[], Iterable[Record]]) -> Survey:
-    try:
-        return _with(found, trials())
-    except KeyboardInterrupt:
-        return replace(found, interrupted=True)
 
 
 def _setting(purpose: str, steps: int | None, accumulation: int, processes: int | None) -> Setting:
