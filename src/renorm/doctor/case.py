@@ -21,7 +21,7 @@ class Case:
         model: in any mode.
         batches: such as it is trained on: tensors, tuples, dicts, or what ``forward`` takes.
         loss: ``(output, batch) -> a number``.
-        optimizer: of the model's parameters, for the trials of fixes.
+        optimizer: of the model, or a callable that makes one of parameters, for trials of fixes.
         forward: ``(model, batch) -> output``, for any other way to call the model.
         held_out: batches that trials are judged by.
         before: the model before its layers were converted.
@@ -34,7 +34,7 @@ class Case:
     model: nn.Module
     batches: Iterable[Any]
     loss: Callable[[Any, Any], Any] | None = None
-    optimizer: Optimizer | None = None
+    optimizer: Optimizer | Callable[[Any], Optimizer] | None = None
     forward: Callable[[nn.Module, Any], Any] | None = None
     held_out: Iterable[Any] | None = None
     before: nn.Module | None = None

@@ -1,6 +1,6 @@
 """From a model and batches to what is wrong with it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ def diagnose(
     loss: Loss | None = None,
     *,
     forward: Forward | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Callable[[Any], Optimizer] | None = None,
     held_out: Iterable[Any] | None = None,
     purpose: str = "training",
     steps: int | None = None,
@@ -59,7 +59,8 @@ def diagnose(
         loss: ``(output, batch) -> a number``, the mean over examples. Without, what is said is of
             outputs alone.
         forward: ``(model, batch) -> output``, for any other way to call the model.
-        optimizer: of the model's parameters, which trials of fixes train like.
+        optimizer: of the model, or a callable ``parameters -> optimizer``, which trials of fixes
+            train like; it stays as it is.
         held_out: batches that trials are judged by; None for some of ``batches``.
         purpose: of the model: ``"training"``, ``"finetuning"`` or ``"export"``.
         steps: updates of the statistics that the run still does; None if unknown.

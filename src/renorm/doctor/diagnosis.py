@@ -78,9 +78,7 @@ class Diagnosis:
         from renorm.report import diagnosis_page  # plotly and jinja2, which the rest needs not
 
         with saving.writing(path):
-            diagnosis_page.write(
-                Path(path), self.survey, self.findings, command, self.environment
-            )
+            diagnosis_page.write(Path(path), self.survey, self.findings, command, self.environment)
 
     def __str__(self) -> str:
         return render(self.survey, self.findings)

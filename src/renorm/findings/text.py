@@ -11,6 +11,7 @@ WIDTH = 80
 HEIGHT = 23  # of a screen with 24 lines, one is the prompt's
 _NAMED = 3  # layers that are named; the others are counted
 _INDENT = " " * 9  # under the severity
+_COMPARED = ("as it is", "untrained")  # what gains are against
 _LONGEST = 3  # lines of one piece of text
 
 
@@ -75,10 +76,10 @@ def _block(finding: Finding, *, first: bool) -> list[str]:
 
 def _trials(trials: Sequence[FixTrial]) -> list[str]:
     """The fixes by what they gained, the best first."""
-    gains = [(fmean(known), one.fix) for one in trials if (known := _known(one.gains))]
+    tried = ((_known(one.gains), one.fix) for one in trials if one.fix not in _COMPARED)
+    gains = sorted(((fmean(known), fix) for known, fix in tried if known), reverse=True)
     if not gains:
         return []
-    gains.sort(reverse=True)
     shown = ", ".join(f"{fix} {gain:+.3g}" for gain, fix in gains)
     return _wrapped(f"Tried, with what each takes off the loss: {shown}")
 
