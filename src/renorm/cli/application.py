@@ -35,6 +35,7 @@ app = App(
     help_format="markdown",
     version=renorm.__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main says so, and returns the exit code
 )
 app.command(compare)
 app.command(doctor)

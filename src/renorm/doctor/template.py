@@ -100,8 +100,7 @@ def write(path: Path) -> None:
         raise ArgumentError(
             f"The case is a Python file, got {path}. Give {path.with_suffix('.py')}."
         )
-    try:
-        with writing(path), path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE.replace("{name}", str(path)))
-    except FileExistsError as error:
-        raise ArgumentError(f"{path} is there already. Move it away, or edit it.") from error
+    if path.exists():
+        raise ArgumentError(f"{path} is there already. Move it away, or edit it.")
+    with writing(path), path.open("x", encoding="utf-8") as file:
+        file.write(TEMPLATE.replace("{name}", str(path)))
