@@ -224,7 +224,7 @@ def test_progress_tells_of_every_batch() -> None:
         ({"batches": iter([])}, "no batch to measure by"),
         ({"batches": torch.zeros(8, 3)}, r"got Tensor. For a single batch give \[batch\]"),
         ({"purpose": "fun"}, "purpose is 'training', 'finetuning', 'export', got 'fun'"),
-        ({"steps": 0}, "steps is a whole number from 1 on .* got 0"),
+        ({"steps": -1}, "steps is a whole number from 0 on .* got -1"),
         ({"accumulation": 1.5}, "accumulation is a whole number from 1 on .* got 1.5"),
         ({"processes": True}, "processes is a whole number from 1 on .* got True"),
         ({"depth": "full"}, "depth is 'quick', 'standard', 'deep', got 'full'"),

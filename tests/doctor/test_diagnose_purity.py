@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from doctored import loss, model, rows, state
+from renorm.doctor.trying.procedure import STAGE
 from torch import Tensor, nn
 
 import renorm
@@ -135,6 +136,26 @@ def test_an_interrupt_of_the_loss(trained: tuple[Any, torch.optim.Optimizer]) ->
     stop = ending(KeyboardInterrupt(), 8)
     found = renorm.diagnose(net, rows(), lambda y, x: stop(lambda: loss(y, x)), optimizer=optimizer)
     assert found.survey.interrupted
+    assert state(net, optimizer) == before
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_trials_change_nothing(
+    trained: tuple[Any, torch.optim.Optimizer], interrupted: bool
+) -> None:
+    net, optimizer = trained
+    before = state(net, optimizer)
+
+    def progress(stage: str, done: int, total: int | None) -> None:
+        if interrupted and stage == STAGE and done == 2:
+            raise KeyboardInterrupt
+
+    found = renorm.diagnose(
+        net, rows(), loss, optimizer=optimizer, try_fixes=True, fixes=["calibrate", "frozen"],
+        trial_steps=2, trial_seeds=1, progress=progress,
+    )  # fmt: skip
+    assert found.survey.interrupted == interrupted
+    assert interrupted or {"calibrate", "frozen"} <= {one.fix for one in found.trials}
     assert state(net, optimizer) == before
 
 

@@ -97,7 +97,7 @@ def diagnose(
     setting = _setting(purpose, steps, accumulation, processes)
     found = survey(model, batches, loss, forward=forward, depth=depth, progress=progress, seed=seed)
     inner = unwrapped(model)
-    found = _with(found, [setting, *limits_ahead(inner, steps)])
+    found = _with(found, [setting, *(() if steps is None else limits_ahead(inner, steps))])
     if before is not None:
         found = _with(found, converted(unwrapped(before), inner))
     if not found.interrupted:  # else some process may not be there to be asked
@@ -132,15 +132,16 @@ def _setting(purpose: str, steps: int | None, accumulation: int, processes: int 
         grouped = dist.is_available() and dist.is_initialized()
         processes = dist.get_world_size() if grouped else 1
     if steps is not None:
-        _check_count("steps", steps, "updates that the run still does, or None if unknown")
-    _check_count("accumulation", accumulation, "forwards whose gradients are added up to one step")
-    _check_count("processes", processes, "processes that train together")
+        _check_count("steps", steps, 0, "updates that the run still does, or None if unknown")
+    meaning = "forwards whose gradients are added up to one step"
+    _check_count("accumulation", accumulation, 1, meaning)
+    _check_count("processes", processes, 1, "processes that train together")
     return Setting(MODEL, purpose, steps, accumulation, processes)
 
 
-def _check_count(name: str, value: Any, meaning: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(f"{name} is a whole number from 1 on ({meaning}), got {value!r}.")
+def _check_count(name: str, value: Any, least: int, meaning: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{name} is a whole number from {least} on ({meaning}), got {value!r}.")
 
 
 def _check_model(model: Any) -> None:

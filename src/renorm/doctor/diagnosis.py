@@ -72,13 +72,12 @@ class Diagnosis:
             command: what makes the page again, shown on it; empty for none.
 
         Raises:
-            ArgumentError: the file cannot be written.
+            RecordError: the file cannot be written.
             MissingExtraError: what draws the page is not installed.
         """
         from renorm.report import diagnosis_page  # plotly and jinja2, which the rest needs not
 
-        with saving.writing(path):
-            diagnosis_page.write(Path(path), self.survey, self.findings, command, self.environment)
+        diagnosis_page.write(Path(path), self.survey, self.findings, command, self.environment)
 
     def __str__(self) -> str:
         return render(self.survey, self.findings)
