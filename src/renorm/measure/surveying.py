@@ -276,8 +276,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     fsdp = sys.modules.get("torch.distributed.fsdp")  # else there is none
     if fsdp and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()):
         raise ArgumentError(
-            f"{type(model).__name__} has modules in FullyShardedDataParallel, whose flat parameters "
-            "are no layer's own between forwards. Shard it with torch.distributed.fsdp.fully_shard, or "
-            "give the model from before it was wrapped."
+            f"{type(model).__name__} has modules in FullyShardedDataParallel, whose flat "
+            "parameters are no layer's own between forwards. Shard it with "
+            "torch.distributed.fsdp.fully_shard, or give the model from before it was wrapped."
         )
     return model
