@@ -223,7 +223,7 @@ def test_saved_and_loaded(tmp_path: Any) -> None:
         ('{"schema": 1, "kind": "Note", "layer": "1"}', "missing or unknown.*quantity, reason"),
         (
             '{"schema": 1, "kind": "Note", "layer": "1", "quantity": 3, "reason": ""}',
-            "quantity of Note is 3",
+            "quantity of its note is 3, which is not of type str",
         ),
     ],
 )

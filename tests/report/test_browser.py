@@ -1,8 +1,5 @@
 """The page in a real browser, where one is installed."""
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,30 +9,13 @@ import pytest
 from renorm.report import page
 from renorm.report.comparison import compare
 from renorm.report.records import Record
+from report.browsing import needs_browser, outside, prefer, requested, show, until
 from report.constructed import PLAIN, diverged, failed
 from report.whole import HOSTILE, grid, tried, whole
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-DRAWN = "return document.querySelectorAll('.chart[data-drawn]').length"
 PAINTED = "return performance.getEntriesByName('first-contentful-paint').length > 0"
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="chromium and chromedriver are not installed"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -53,29 +33,6 @@ def _written(path: Path, records: list[Record]) -> str:
     page.write(path, compare(wanted, records), records, {"iid": "at random"}, "renorm report .")
     assert path.stat().st_size < 6_000_000
     return path.as_uri()
-
-
-def show(browser: Any, address: str, width: int = 1280, scheme: str = "light") -> int:
-    """Open the page, wait until all charts are drawn, and return how many these are."""
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    prefer(browser, scheme)
-    browser.get(address)
-    count = browser.execute_script("return document.querySelectorAll('.chart').length")
-    until(browser, lambda: browser.execute_script(DRAWN) == count)
-    return count
-
-
-def until(browser: Any, condition: Callable[[], bool]) -> None:
-    """Wait for something that the browser does in its own time; a minute is a failure."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
-
-
-def prefer(browser: Any, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def colours(browser: Any) -> dict[str, str]:
@@ -101,26 +58,13 @@ def test_no_error_no_request_and_all_charts_drawn(browser: Any, address: str) ->
     lines = "return document.querySelectorAll('.chart .scatterlayer .trace').length"
     assert browser.execute_script(lines) > 12
     assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requested = {
-        one["params"]["request"]["url"]
-        for one in messages
-        if one["method"] == "Network.requestWillBeSent"
-    }
-    assert {url for url in requested if not url.startswith("data:")} == {address}
+    assert requested(browser) == {address}
 
 
 def test_a_narrow_screen_scrolls_tables_but_not_the_page(browser: Any, address: str) -> None:
     show(browser, address, width=390)
     browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-    outside = """
-        return [...document.querySelectorAll('main *')].filter(one => {
-          const box = one.getBoundingClientRect();
-          return box.right > 391 && !one.closest('.scroll, pre');
-        }).map(one => one.outerHTML.slice(0, 80));
-    """
-    assert browser.execute_script(outside) == []
+    assert outside(browser, 390) == []
     scrolled = """
         const one = document.querySelector('.scroll');
         return one.scrollWidth > one.clientWidth;

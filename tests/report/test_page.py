@@ -1,8 +1,6 @@
 import json
 import sys
-from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,43 +10,10 @@ from renorm.report import page
 from renorm.report.comparison import compare
 from renorm.report.records import Record
 from report.constructed import PLAIN, diverged, failed, finished, wanted
+from report.reading import Read
 from report.whole import HOSTILE, grid, plain, tried
 
 COMMAND = "renorm report a.jsonl --out 'my page.html'"
-VOID = {"meta", "link", "br"}
-
-
-class Read(HTMLParser):
-    """The page as a browser's parser finds it: elements, attributes, text outside of scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: Counter[str] = Counter()
-        self.attributes: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.parts: list[str] = []
-        self.scripts: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements[tag] += 1
-        self.attributes.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
-        elif self.open and self.open[-1] != "style":
-            self.parts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.parts).split())
 
 
 def rendered(records: list[Record], **about: str) -> str:

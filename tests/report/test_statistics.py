@@ -29,6 +29,14 @@ def test_by_hand() -> None:
     assert estimate([1.0, 2.0, 3.0]).half_width == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
 
 
+def test_intervals_that_are_looked_at_together_are_wider() -> None:
+    values = [1.0, 2.0, 3.0, 5.0]
+    single, five = estimate(values), estimate(values, comparisons=5)
+    assert (single.mean, single.count) == (five.mean, five.count)
+    error = np.std(values, ddof=1) / 2
+    assert five.half_width == pytest.approx(stats.t.ppf(0.995, 3) * error, rel=1e-9)
+
+
 def test_one_value_has_no_interval_and_nothing_is_clear() -> None:
     assert estimate([5.0]) == Estimate(5.0, None, 1)
     assert not estimate([5.0]).clear

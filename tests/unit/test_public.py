@@ -19,9 +19,9 @@ NAMES = {
     "measure", "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
 LATER = {"diagnose"}  # made by the module itself, each time that it is asked for
-SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "environment", "errors",
-               "findings", "inspection", "integrations", "kernels", "lab", "reference",
-               "report"}  # fmt: skip
+SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "decoding",
+               "environment", "errors", "findings", "inspection", "integrations", "kernels",
+               "lab", "reference", "report"}  # fmt: skip
 
 
 def test_public_names_are_these() -> None:

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import math
-import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from renorm.decoding import decode
 from renorm.errors import RecordError
 from renorm.measure import records
 from renorm.measure.records import Record, Survey
@@ -19,8 +19,6 @@ _KINDS: dict[str, type[Record]] = {
     for cls in vars(records).values()
     if isinstance(cls, type) and issubclass(cls, Record) and cls is not Record
 }
-# JSON has no infinity, and the limits of a layer may be infinite
-_INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
 def to_dict(record: Record) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def from_dict(content: Any) -> Record:
     kind = rest.pop("kind", None)
     if kind not in _KINDS:
         raise RecordError(f"its kind is {kind!r}; there are {', '.join(sorted(_KINDS))}")
-    return _built(_KINDS[kind], rest)
+    return decode(_KINDS[kind], rest, infinite=True)
 
 
 def to_lines(survey: Survey) -> Iterator[str]:
@@ -62,7 +60,8 @@ def from_lines(lines: Iterable[str]) -> Survey:
         raise RecordError("its first line is not the head of a survey, which has its kind, Survey")
     head = _checked(contents[0])
     del head["kind"]
-    return _built(Survey, {**head, "records": tuple(map(from_dict, contents[1:]))})
+    survey = decode(Survey, {**head, "records": []})
+    return dataclasses.replace(survey, records=tuple(map(from_dict, contents[1:])))
 
 
 def save(survey: Survey, path: str | Path) -> None:
@@ -96,51 +95,7 @@ def _checked(content: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """As JSON has it, which knows no infinity; the limits of a layer may be infinite."""
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
-
-
-def _built(cls: Any, content: dict[str, Any]) -> Any:
-    names = {entry.name for entry in dataclasses.fields(cls)}
-    if content.keys() != names:
-        wrong = ", ".join(sorted(content.keys() ^ names))
-        raise RecordError(f"{cls.__name__} has missing or unknown entries: {wrong}")
-    hints = get_type_hints(cls)
-    values = {name: _read(value, hints[name]) for name, value in content.items()}
-    for name, value in values.items():
-        if not _fits(value, hints[name]):
-            raise RecordError(f"{name} of {cls.__name__} is {content[name]!r}, not {hints[name]}")
-    return cls(**values)
-
-
-def _read(value: Any, hint: Any) -> Any:
-    parts = get_args(hint) or (hint,)
-    if isinstance(value, list):
-        inner = _of_elements(hint)
-        return tuple(_read(one, inner) for one in value)
-    if isinstance(value, str) and float in parts and value in _INFINITE:
-        return _INFINITE[value]
-    return value
-
-
-def _of_elements(hint: Any) -> Any:
-    """The hint of what is in a tuple, or in the one that a union allows."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return next((_of_elements(p) for p in get_args(hint) if get_origin(p) is tuple), None)
-    return get_args(hint)[0] if get_args(hint) else None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is tuple and parts[-1] is Ellipsis:
-        return isinstance(value, tuple) and all(_fits(part, parts[0]) for part in value)
-    if origin is tuple:
-        return (
-            isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
-        )
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)

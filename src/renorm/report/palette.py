@@ -1,4 +1,4 @@
-"""One look a normalizer, the same in every chart and table of every page."""
+"""One look a normalizer or quantity, the same in every chart and table of a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,10 @@ def styles(normalizers: Sequence[str]) -> dict[str, Style]:
     others = [name for name in normalizers if name not in KNOWN]
     order = (*KNOWN, *others)
     places = {name: order.index(name) % COLOURS for name in normalizers}
-    return {
-        name: Style(f"var(--series-{place})", DASHES[place], SYMBOLS[place])
-        for name, place in places.items()
-    }
+    return {name: series(place) for name, place in places.items()}
+
+
+def series(place: int) -> Style:
+    """The look of the quantity at a place, 0 or above, among those of one chart."""
+    place %= COLOURS
+    return Style(f"var(--series-{place})", DASHES[place], SYMBOLS[place])

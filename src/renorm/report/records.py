@@ -6,10 +6,9 @@ where it ran.
 
 import hashlib
 import json
-import types
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
 
+from renorm.decoding import decode
 from renorm.errors import RecordError
 
 SCHEMA = 2
@@ -154,49 +153,7 @@ def from_line(line: str) -> Record:
     if content.pop("schema") != SCHEMA:
         raise RecordError(f"its schema is not {SCHEMA}, the one this version reads and writes")
     key = content.pop("key", None)
-    specification = _build(Specification, content.pop("specification", None))
-    record = _build(Record, {**content, "specification": specification})
-    if key != specification.key:
+    record = decode(Record, content)
+    if key != record.specification.key:
         raise RecordError(f"its key {key!r} is not that of its specification")
     return record
-
-
-def _build(cls: Any, data: Any) -> Any:
-    """An instance of a dataclass from JSON's types, each field checked against its annotation."""
-    if not isinstance(data, dict):
-        raise RecordError(f"it has no {cls.__name__.lower()} object")
-    names = {entry.name for entry in fields(cls)}
-    if data.keys() != names:
-        wrong = ", ".join(sorted(data.keys() ^ names))
-        raise RecordError(f"its {cls.__name__.lower()} has missing or unknown entries: {wrong}")
-    hints = get_type_hints(cls)
-    values = {name: _tuples(value, hints[name]) for name, value in data.items()}
-    for name, value in values.items():
-        if not _fits(value, hints[name]):
-            raise RecordError(f"its {name} is {data[name]!r}, which is not {hints[name]}")
-    return cls(**values)
-
-
-def _tuples(value: Any, hint: Any) -> Any:
-    """Lists as the tuples they were, and objects in them as the dataclass they were."""
-    part = get_args(hint)[0] if get_args(hint) else None
-    if isinstance(value, list):
-        return tuple(_tuples(one, part) for one in value)
-    return _build(hint, value) if is_dataclass(hint) and isinstance(value, dict) else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is tuple and parts[-1] is Ellipsis:
-        return isinstance(value, tuple) and all(_fits(part, parts[0]) for part in value)
-    if origin is tuple:
-        return (
-            isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
-        )
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(part, parts[1]) for part in value.values())
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)

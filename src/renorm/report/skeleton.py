@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ TEMPLATE = {
 INSTALL = 'which is not installed. Run: pip install "renorm[lab]"'
 
 
-def render(template: str, figures: Mapping[str, Any], **context: Any) -> str:
+def render(
+    template: str, figures: Mapping[str, Any], assets: Sequence[str] = (), **context: Any
+) -> str:
     """A page as text; the same arguments give the same text.
 
     All text in ``context`` is escaped. The scripts of the page run, others do not: a content
@@ -41,6 +43,7 @@ def render(template: str, figures: Mapping[str, Any], **context: Any) -> str:
     Args:
         template: file in ``templates`` that extends ``base.html``.
         figures: identifier of a chart -> ``data`` and ``layout`` of plotly.js, finite figures only.
+        assets: style sheets and scripts in ``templates`` that this page has beyond the common ones.
         context: what the template asks for.
 
     Raises:
@@ -57,9 +60,11 @@ def render(template: str, figures: Mapping[str, Any], **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scripts = (_plotly(), _resource("page.js")) if figures else (_resource("page.js"),)
+    sheets = ["style.css", *(name for name in assets if name.endswith(".css"))]
+    own = ["page.js", *(name for name in assets if name.endswith(".js"))]
+    scripts = [*([_plotly()] if figures else []), *map(_resource, own)]
     return environment.get_template(template).render(
-        style=_resource("style.css"),
+        style="".join(map(_resource, sheets)),
         scripts=scripts,
         hashes=[_hash(script) for script in scripts],
         figures=_embedded({"template": TEMPLATE, "figures": dict(figures)}),

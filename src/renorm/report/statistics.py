@@ -31,7 +31,7 @@ class Estimate:
         return self.half_width is not None and abs(self.mean) > self.half_width
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float], comparisons: int = 1) -> Estimate:
     """The mean of ``values`` with Student's 95 % interval.
 
     ``half_width = t * s / sqrt(n)``, with s the standard deviation by n - 1 and t the 97.5 %
@@ -39,6 +39,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
     Args:
         values: independent repetitions, at least one.
+        comparisons: intervals that are looked at together, at least 1. All of them hold with
+            95 % or more (Bonferroni): each is as wide as 5 % over their number asks for.
 
     Raises:
         ArgumentError: there are no values.
@@ -54,7 +56,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count == 1:
         return Estimate(mean, None, 1)
     spread = statistics.stdev(values) / math.sqrt(count)
-    return Estimate(mean, _student_quantile(count - 1) * spread, count)
+    return Estimate(mean, _student_quantile(count - 1, comparisons) * spread, count)
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
@@ -106,11 +108,11 @@ def seeds_needed(difference: Estimate) -> int | None:
     return None
 
 
-def _student_quantile(degrees: int) -> float:
+def _student_quantile(degrees: int, comparisons: int = 1) -> float:
     try:
         from scipy.special import stdtrit
     except ImportError as error:
         raise MissingExtraError(
             'Intervals need scipy, which is not installed. Run: pip install "renorm[lab]"'
         ) from error
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+    return float(stdtrit(degrees, 1 - (1 - CONFIDENCE) / (2 * comparisons)))

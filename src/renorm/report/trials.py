@@ -1,0 +1,112 @@
+"""The fixes that were tried, ranked by what they gained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from renorm.measure.records import FixTrial
+from renorm.report.diagnosis_wording import finite, number
+from renorm.report.statistics import Estimate, estimate
+from renorm.report.wording import counted
+
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A fix that was tried, with its place among the others.
+
+    Args:
+        trial: what was found.
+        gain: over the seeds that have one, above 0 if the fix helps; None without any.
+        loss: in eval mode on the batches held out; None without any.
+        outcome: what kept figures from being there, in words; empty if nothing did.
+    """
+
+    trial: FixTrial
+    gain: Estimate | None
+    loss: Estimate | None
+    outcome: str
+
+    @property
+    def helps(self) -> bool:
+        """Whether it did not diverge, and the interval of its gain lies above 0."""
+        return self.gain is not None and not self.outcome and self.gain.clear and self.gain.mean > 0
+
+
+def ranked(trials: Sequence[FixTrial]) -> tuple[Ranked, ...]:
+    """By gain, the largest first; then those that diverged with any seed, then those that failed.
+
+    The model as it is takes part with a gain of 0.
+
+    Raises:
+        MissingExtraError: scipy, which has the quantile of the intervals, is not installed.
+    """
+    return tuple(sorted(map(_ranked, trials), key=_place))
+
+
+def conclusion(found: Sequence[Ranked]) -> str:
+    """Which fix helps, by how much and at what cost, in a sentence; empty without any trial."""
+    fixes = [one for one in found if one.trial.fix != AS_IT_IS]
+    if not fixes:
+        return ""
+    helping = [one for one in fixes if one.helps]
+    if not helping:
+        return f"Of {_fixes(fixes)} tried, none is clearly better than the model as it is."
+    best, others = helping[0], len(helping) - 1
+    also = " 1 other helps too." if others == 1 else f" {others} others help too." if others else ""
+    seeds = counted(best.gain.count if best.gain else 0, "seed")
+    return (
+        f"Of {_fixes(fixes)} tried, {best.trial.fix} gained most: its loss is lower by "
+        f"{gain_of(best, False)} over {seeds}{_at_cost(best)}.{also}"
+    )
+
+
+def gain_of(one: Ranked, signed: bool = True) -> str:
+    """The gain with its interval; ``-`` for none."""
+    return "-" if one.gain is None else figure(one.gain, signed)
+
+
+def figure(value: Estimate, signed: bool = False) -> str:
+    """``mean ± half width``, to three figures of the mean.
+
+    >>> figure(Estimate(0.12345, 0.0123, 3), signed=True), figure(Estimate(2.5, None, 1))
+    ('+0.123 ± 0.012', '2.50')
+    """
+    size = max(abs(value.mean), value.half_width or 0.0)
+    decimals = 3 if size < 1 else 2 if size < 10 else 1
+    mean = f"{value.mean:{'+' if signed else ''}z.{decimals}f}"
+    return mean if value.half_width is None else f"{mean} ± {value.half_width:.{decimals}f}"
+
+
+def cost_of(one: Ranked) -> str:
+    """Time of a step, the model as it is being 1; in words without training."""
+    if one.trial.cost is None:
+        return "no training" if one.trial.steps == 0 and not one.trial.failure else "-"
+    return f"{one.trial.cost:.2f}"
+
+
+def _ranked(trial: FixTrial) -> Ranked:
+    gains = [value for value in trial.gains if value is not None and finite(value)]
+    losses = [value for value in trial.losses if value is not None and finite(value)]
+    lost = len(trial.seeds) - len(losses)
+    outcome = f"not tried: {trial.failure}" if trial.failure else ""
+    if not outcome and lost > 0:
+        verb = "diverged" if trial.steps else "no finite loss"
+        outcome = f"{verb} with {lost} of {counted(len(trial.seeds), 'seed')}"
+    return Ranked(
+        trial, estimate(gains) if gains else None, estimate(losses) if losses else None, outcome
+    )
+
+
+def _place(one: Ranked) -> tuple[bool, bool, bool, float]:
+    mean = 0.0 if one.gain is None else one.gain.mean
+    return bool(one.trial.failure), one.gain is None, bool(one.outcome), -mean
+
+
+def _fixes(fixes: Sequence[Ranked]) -> str:
+    return "the 1 fix" if len(fixes) == 1 else f"{len(fixes)} fixes"
+
+
+def _at_cost(one: Ranked) -> str:
+    cost = one.trial.cost
+    return "" if cost is None else f", and a step takes {number(cost)} times as long"
