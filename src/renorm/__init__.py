@@ -3,8 +3,8 @@
 Layers with nn.BatchNorm's state: ``BatchRenorm1d``, ``2d``, ``3d``, with an activation
 ``BatchRenormAct1d``, ``2d``, ``3d``, and ``CrossIterationBatchNorm1d``, ``2d``, ``3d``. Schedules
 of the former (``limits``), and whole models: ``convert``, ``fuse``, ``calibrate``, ``freeze``,
-``summary``, ``to_batchnorm``. ``measure`` observes them in training; ``checkpoints`` maps those
-of other libraries.
+``summary``, ``to_batchnorm``. ``measure`` observes them in training, ``diagnose`` says what is
+wrong with a model; ``checkpoints`` maps those of other libraries.
 """
 
 import importlib as _importlib
@@ -48,11 +48,18 @@ from renorm.nn import unfreeze as unfreeze
 __version__ = "0.1.0"
 
 if _typing.TYPE_CHECKING:
+    from renorm import doctor as doctor
     from renorm import measure as measure
+    from renorm.doctor import diagnose as diagnose
+
+# imported where they are first asked for: they take numpy along
+_LATER = {"measure": "renorm.measure", "doctor": "renorm.doctor"}
 
 
 def __getattr__(name: str) -> _typing.Any:
-    """``renorm.measure``, imported where it is first asked for: it takes numpy along."""
-    if name == "measure":
-        return _importlib.import_module("renorm.measure")
+    """``renorm.measure``, ``renorm.doctor`` and ``renorm.diagnose``."""
+    if name in _LATER:
+        return _importlib.import_module(_LATER[name])
+    if name == "diagnose":
+        return _importlib.import_module("renorm.doctor").diagnose
     raise AttributeError(f"module 'renorm' has no attribute {name!r}")

@@ -12,9 +12,10 @@ def test_help_teaches_where_to_start(capsys: pytest.CaptureFixture[str]) -> None
     text = " ".join(capsys.readouterr().out.split())
     for part in (
         "renorm compare",
+        "renorm doctor",
         "renorm env",
         "renorm bench",
-        "Exit codes: 0 done, 1 some runs failed, 2 a",
+        "Exit codes: 0 done, 1 some runs failed or the doctor has findings, 2 a",
     ):
         assert part in text
 

@@ -15,21 +15,23 @@ NAMES = {
     "CrossIterationBatchNormAct2d",
     "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d",
     "LazyBatchRenormAct2d", "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate",
-    "checkpoints", "convert", "distributed", "freeze", "functional", "fuse", "limits", "measure",
-    "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
+    "checkpoints", "convert", "distributed", "doctor", "freeze", "functional", "fuse", "limits",
+    "measure", "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
-SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "doctor", "errors",
-               "findings", "inspection", "integrations", "kernels", "lab", "reference",
-               "report"}  # fmt: skip
+LATER = {"diagnose"}  # made by the module itself, each time that it is asked for
+SUBPACKAGES = {"bench", "calibration", "cli", "collectives", "conversion", "decoding",
+               "environment", "errors", "findings", "inspection", "integrations", "kernels",
+               "lab", "reference", "report"}  # fmt: skip
 
 
 def test_public_names_are_these() -> None:
-    assert renorm.measure  # is imported where it is first asked for
+    assert renorm.doctor  # is imported where it is first asked for
+    assert renorm.measure
     names = {name for name in vars(renorm) if not name.startswith("_")}
     assert names - SUBPACKAGES == NAMES  # a subpackage appears once something imports it
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", sorted(NAMES | LATER))
 def test_public_name_has_an_example(name: str) -> None:
     thing = getattr(renorm, name)
     assert inspect.getdoc(thing)

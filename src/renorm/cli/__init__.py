@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None for those of the process.
 
     Returns:
-        0 done, 1 some runs failed, 2 a mistake in what was asked, 130 interrupted.
+        0 done, 1 some runs failed or the doctor has findings, 2 a mistake in what was asked, 130
+        interrupted.
     """
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)

@@ -7,6 +7,7 @@ from cyclopts import App, CycloptsError
 import renorm
 from renorm.cli.bench import bench
 from renorm.cli.compare import compare
+from renorm.cli.doctor import doctor
 from renorm.cli.env import env
 from renorm.cli.report import report
 from renorm.errors import ArgumentError
@@ -17,12 +18,15 @@ Start here:
 
 - `renorm compare` trains small nets with each normalizer on real images and shows where batch norm
   fails and what to use instead. A minute or two, no download.
+- `renorm doctor` measures what batch norm does to YOUR model on your batches, says what is wrong,
+  and which fix helps. `renorm doctor --init my_doctor.py` writes an example to begin with.
 - `renorm report` shows results files again, merged: tables, and a page with charts.
 - `renorm env` shows versions, devices, and which kernel each layer would use and why: put it into
   every bug report.
 - `renorm bench` measures what a training step of each layer costs beside nn.BatchNorm. A minute.
 
-Exit codes: 0 done, 1 some runs failed, 2 a mistake in what was asked, 130 interrupted.
+Exit codes: 0 done, 1 some runs failed or the doctor has findings, 2 a mistake in what was asked,
+130 interrupted.
 """
 
 app = App(
@@ -31,8 +35,10 @@ app = App(
     help_format="markdown",
     version=renorm.__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main says so, and returns the exit code
 )
 app.command(compare)
+app.command(doctor)
 app.command(report)
 app.command(env)
 app.command(bench)

@@ -1,5 +1,7 @@
-"""How far a grid is, while it runs: a bar on a terminal, a line a run elsewhere."""
+"""How far a grid or a measurement is: a bar on a terminal, a line a run or so elsewhere."""
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -42,11 +44,12 @@ class Bar:
     ) -> None:
         self._bar.stop()
 
-    def show(self, done: int, total: int, what: str, left: str = "") -> None:
-        """Show how many of all are done, and what is, or was, at work."""
+    def show(self, done: int, total: int | None, what: str, left: str = "") -> None:
+        """Show how many of all are done, if it is known how many, and what is, or was, at work."""
         self._bar.update(self._task, completed=done, total=total, left=left, description=what)
         if not self.console.is_terminal:
-            line = f"{done} of {total}: {what}" + (f" ({left})" if left else "")
+            of = "" if total is None else f" of {total}"
+            line = f"{done}{of}: {what}" + (f" ({left})" if left else "")
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -59,6 +62,39 @@ class Display(Bar):
             self.show(now.done, now.total, describe(now.latest), time_left(now.seconds_left))
         elif self.console.is_terminal:
             self.show(now.done, now.total, "starting", time_left(now.seconds_left))
+
+
+class Stages(Bar):
+    """Shows how far a measurement is that has several stages, each of so many steps.
+
+    On a terminal every step; elsewhere the first and the last of a stage.
+
+    Args:
+        console: where to, usually on stderr.
+        clock: seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console)
+        self._clock = clock
+        self._stage, self._since = "", 0.0
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Show that a step of a stage is done."""
+        begins = stage != self._stage
+        if begins:
+            self._stage, self._since = stage, self._clock()
+        if self.console.is_terminal or begins or done == total:
+            self.show(done, total, stage, self._left(done, total))
+
+    def _left(self, done: int, total: int | None) -> str:
+        """Of this stage, by the steps after the first, which often waits for something."""
+        if total is None:
+            return ""
+        if done >= total:
+            return time_left(0)
+        pace = (self._clock() - self._since) / (done - 1) if done > 1 else None
+        return time_left(None if pace is None else pace * (total - done))
 
 
 def describe(record: Record) -> str:

@@ -2,7 +2,9 @@
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +18,15 @@ def apart(model: nn.Module) -> Iterator[None]:
     """Restore all that forwards, passes and user code inside may change of a model, and the draws.
 
     These are modes, the values of all buffers, what attributes and buffers are bound to, hooks,
-    and the random states of Python, NumPy and torch on every device of the model. No gradient is
-    computed inside.
+    whether parameters are sharded, and the random states of Python, NumPy and torch on every
+    device of the model. No gradient is computed inside.
     """
     with (
         undisturbed(model),
         _host_generators(),
         _accelerators(model),
         _bindings(model),
+        _shards(model),
         restored([b for b in model.buffers() if b.layout is torch.strided]),
     ):
         yield
@@ -51,6 +54,35 @@ def _tables(module: nn.Module) -> list[tuple[dict, dict]]:
 def _same(left: dict, right: dict) -> bool:
     """Whether the same names stand for the same objects, in the same order."""
     return list(left) == list(right) and all(left[name] is right[name] for name in left)
+
+
+@contextlib.contextmanager
+def _shards(model: nn.Module) -> Iterator[None]:
+    """Shard again what forwards under ``fully_shard`` have put together, or the other way round.
+
+    To be left before the tables of parameters are put back, which hold the one or the other.
+    """
+    units = _sharded_units(model)
+    before = [_is_sharded(unit) for unit in units]
+    try:
+        yield
+    finally:
+        for unit, was in zip(units, before, strict=True):
+            if was != _is_sharded(unit):
+                (unit.reshard if was else unit.unshard)()
+
+
+def _sharded_units(model: nn.Module) -> list[Any]:
+    """The modules that ``fully_shard`` was called with."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # else nothing is sharded
+    return [] if fsdp is None else [m for m in model.modules() if isinstance(m, fsdp.FSDPModule)]
+
+
+def _is_sharded(unit: nn.Module) -> bool:
+    """Whether the parameters of the unit itself are there as shards."""
+    inner = {m for other in _sharded_units(unit) if other is not unit for m in other.modules()}
+    own = (p for m in unit.modules() if m not in inner for p in m.parameters(recurse=False))
+    return any(hasattr(p, "full_tensor") for p in own)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Channels that carry nothing: constant, dead, lost in eps, saturated, or not finite."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,8 +111,13 @@ def _sample(x: Tensor) -> Tensor:
     return x[:, :, ::step].transpose(0, 1).flatten(1)
 
 
-def _array(t: Tensor) -> Array:
-    return t.cpu().double().numpy()
+def _array(t: Any) -> Array:
+    """A copy of a vector, put together from all processes if it is sharded.
+
+    A view would make the memory of t one that fully_shard cannot free.
+    """
+    whole: Tensor = t.full_tensor() if hasattr(t, "full_tensor") else t
+    return whole.detach().to("cpu", torch.float64, copy=True).numpy()
 
 
 def _state(layer: torch.nn.Module) -> tuple[Array, tuple[Array, Array] | None]:
@@ -122,7 +128,7 @@ def _state(layer: torch.nn.Module) -> tuple[Array, tuple[Array, Array] | None]:
     statistics = statistics_of(layer)
     if statistics is None:
         return np.stack(parameters), None
-    mean, var = (_array(t.detach()).copy() for t in statistics)
+    mean, var = (_array(t) for t in statistics)
     return np.stack(parameters), (mean, var)
 
 

@@ -1,5 +1,6 @@
 """Measuring what normalization does to a model on some batches."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
@@ -46,8 +47,8 @@ def survey(
     Modes, parameters, buffers, gradients, hooks, attributes and the random states of Python,
     NumPy and torch are afterwards bit for bit as they were, after an exception too. What user
     code changes elsewhere is not undone. Compiled and DDP models run uncompiled and alone;
-    nn.SyncBatchNorm in a distributed run still exchanges its statistics, so all processes have
-    to do the survey.
+    nn.SyncBatchNorm in a distributed run still exchanges its statistics, and ``fully_shard`` its
+    parameters, so all processes have to do the survey, with as many batches.
 
     Args:
         model: in any mode.
@@ -69,8 +70,9 @@ def survey(
         The records. Ctrl-C ends the survey with those there are so far, and ``interrupted``.
 
     Raises:
-        ArgumentError: no batch, no normalization layer, a quantity that was asked for by name and
-            cannot be measured, or an argument outside the ranges above.
+        ArgumentError: no batch, no normalization layer, a model in FullyShardedDataParallel, a
+            quantity that was asked for by name and cannot be measured, or an argument outside the
+            ranges above.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -81,7 +83,7 @@ def survey(
     check_batches(batches)
     names = _names(quantities)
     plan_depth = depth_of(depth)
-    inner = _unwrapped(model)
+    inner = unwrapped(model)
     plan = Plan(find(inner), plan_depth, seed)
     chosen = {name: QUANTITIES[name](plan) for name in names}
     work = _Work(inner, plan, chosen, loss, forward or run_on, progress)
@@ -258,12 +260,24 @@ def _check_notes(survey: Survey) -> None:
         )
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model that a compiled one or one of DistributedDataParallel runs."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model that a compiled one or one of DistributedDataParallel runs.
+
+    Raises:
+        ArgumentError: it has modules in FullyShardedDataParallel.
+    """
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(vars(model).get("_modules", {}).get("_orig_mod"), nn.Module):
             model = model._modules["_orig_mod"]  # type: ignore[assignment]
         else:
-            return model
+            break
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # else there is none
+    if fsdp and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()):
+        raise ArgumentError(
+            f"{type(model).__name__} has modules in FullyShardedDataParallel, whose flat "
+            "parameters are no layer's own between forwards. Shard it with "
+            "torch.distributed.fsdp.fully_shard, or give the model from before it was wrapped."
+        )
+    return model

@@ -1,27 +1,25 @@
 """Tasks by name: those of the package, and a user's own."""
 
 import hashlib
-import importlib
-import importlib.util
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from renorm.errors import ArgumentError, RenormError
+from renorm.errors import ArgumentError
 from renorm.lab import data
 from renorm.lab.isolation import isolated
 from renorm.lab.names import known
+from renorm.lab.own import Kind, module_at, shown
 from renorm.lab.tasks.base import Task
 from renorm.lab.tasks.cells import CellDetection
 from renorm.lab.tasks.classification import Cifar10, Digits, Mnist, Table
 from renorm.lab.tasks.control import Control
 from renorm.lab.tasks.embedding import MetricLearning
+
+_KIND = Kind("task", "my_task.py:MyTask", "renorm compare --init")
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ def load(name: str, model: str, folder: Path | None) -> Task:
 
 def _factory(name: str) -> Callable[[], Any]:
     place, _, attribute = name.rpartition(":")
-    module = _module(place)
+    module = module_at(place, _KIND)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         there = [key for key, value in vars(module).items() if _is_task(value)]
@@ -202,59 +200,9 @@ def _is_task(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Task) and not value.__abstractmethods__
 
 
-@cache
-def _module(place: str) -> ModuleType:
-    """The module at a path that ends in .py, or of a dotted name.
-
-    It may import what lies beside the file, or in the working directory, whether renorm was started
-    by its script or by ``python -m``.
-
-    Raises:
-        ArgumentError: there is none, or it raises an error.
-    """
-    if not place.endswith(".py"):
-        _let_import_from(Path.cwd())
-        with users_code(place):
-            return importlib.import_module(place)
-    path = Path(place).resolve()
-    if not path.is_file():
-        raise ArgumentError(
-            f"There is no file {place} to take a task from. Give the path of one, as in "
-            "my_task.py:MyTask; renorm compare --init writes an example."
-        )
-    name = f"renorm_user_task_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    _let_import_from(path.parent)
-    sys.modules[name] = module  # pickle and dataclasses look their module up here
-    with users_code(place):
-        spec.loader.exec_module(module)
-    return module
-
-
-def _let_import_from(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # last, so that a file there hides no library
-
-
-@contextmanager
-def users_code(name: str) -> Iterator[None]:
-    """Show an error in a user's code as theirs, traceback and all, and not as one of this package.
-
-    Raises:
-        ArgumentError: instead of any error but this package's own, sys.exit() included.
-    """
-    try:
-        yield
-    except RenormError:
-        raise
-    except (Exception, SystemExit) as error:  # a script that ends itself when it is imported
-        raise ArgumentError(
-            f"The task {name} raised an error. Mend it, and run the same command again.\n"
-            f"{traceback.format_exc().rstrip()}"
-        ) from error
+def users_code(name: str) -> AbstractContextManager[None]:
+    """Show an error in the code of a task as its user's; see ``renorm.lab.own.shown``."""
+    return shown(f"The task {name}")
 
 
 def file_of(name: str) -> tuple[str, bytes] | None:
@@ -284,5 +232,5 @@ def check_source(name: str, source: str) -> None:
 @cache
 def _fingerprint(name: str) -> str:
     """Of the file as it is when first asked for, which is right after it was read."""
-    file = _module(name.rpartition(":")[0]).__file__
+    file = module_at(name.rpartition(":")[0], _KIND).__file__
     return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
