@@ -48,9 +48,9 @@ from rich.table import Table
 
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
+from renorm.environment import describe
 from renorm.errors import RenormError
 from renorm.lab.data import digits
-from renorm.lab.environment import describe
 from renorm.report.statistics import estimate
 from renorm.report.wording import in_points
 

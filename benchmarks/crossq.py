@@ -33,9 +33,9 @@ from rich.table import Table
 
 from renorm.bench import allocator, timing
 from renorm.cli import DONE, INTERRUPTED, USAGE
+from renorm.environment import describe, installed
 from renorm.errors import RecordError, RenormError
 from renorm.lab.conditions import CONDITIONS
-from renorm.lab.environment import describe, installed
 from renorm.lab.isolation import isolated
 from renorm.lab.normalizers import NORMALIZERS
 from renorm.lab.tasks import Plan

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from window_cost import resident_at_most
 
 from renorm.bench.resnet import CLASSES, resnet18
-from renorm.lab.environment import describe
+from renorm.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.measure import survey
 

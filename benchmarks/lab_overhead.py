@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from renorm.environment import describe
 from renorm.lab import training
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import digits
-from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.lab.models import ConvNet
 from renorm.lab.normalizers import NORMALIZERS, Setting

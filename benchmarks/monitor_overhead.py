@@ -26,8 +26,8 @@ from torch import nn
 
 from renorm.bench import allocator, resnet, timing
 from renorm.bench.providers import AUTO
+from renorm.environment import describe
 from renorm.errors import RecordError
-from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.measure import Monitor
 

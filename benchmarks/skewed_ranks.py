@@ -45,10 +45,10 @@ from renorm import convert, limits
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
 from renorm.distributed import settle, sync_running
+from renorm.environment import describe
 from renorm.errors import ArgumentError, RenormError
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import digits
-from renorm.lab.environment import describe
 from renorm.lab.models import ConvNet
 from renorm.lab.names import known
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY

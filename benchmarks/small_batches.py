@@ -43,8 +43,8 @@ from torch.multiprocessing.spawn import spawn
 
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
+from renorm.environment import describe
 from renorm.errors import RenormError
-from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.lab.names import known
 from renorm.report.statistics import estimate, paired

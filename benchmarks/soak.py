@@ -47,8 +47,8 @@ import renorm
 from renorm import limits
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED, USAGE
 from renorm.cli.progress import Bar
+from renorm.environment import describe
 from renorm.errors import RenormError
-from renorm.lab.environment import describe
 from renorm.lab.names import known
 from renorm.nn import BatchRenorm, BatchRenorm1d, BatchRenorm2d, BatchRenormAct2d
 

@@ -33,8 +33,8 @@ from sync_worker import NO_BROADCAST, Outcome, Plan, work
 
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED, USAGE
 from renorm.cli.progress import Bar
+from renorm.environment import describe
 from renorm.errors import ArgumentError, CollectiveError, RenormError
-from renorm.lab.environment import describe
 
 _SEVERAL = Parameter(consume_multiple=True, negative="")
 LEGEND = (

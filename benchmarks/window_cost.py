@@ -36,8 +36,8 @@ import renorm
 from renorm.bench import allocator, resnet, timing
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.cli.progress import Bar
+from renorm.environment import describe
 from renorm.errors import ArgumentError, RecordError, RenormError
-from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 
 SCHEMA = 1

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from doctored import loss, model, rows, state
-from renorm.doctor.trying.procedure import STAGE
 from torch import Tensor, nn
 
 import renorm
+from renorm.doctor.trying.procedure import STAGE
 
 
 @pytest.fixture(params=[True, False, None], ids=["training", "evaluating", "mixed"])

@@ -302,3 +302,12 @@ def test_calibrate_alone_needs_no_gradient() -> None:
     )
     assert [trial.steps for trial in found] == [0, 0]
     assert found.optimizer == ""
+
+
+def test_an_error_of_the_progress_is_the_callers_own() -> None:
+    def full(stage: str, done: int, total: int | None) -> None:
+        if done == 5:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        try_fixes(net(), pairs(8), loss, steps=3, seeds=2, progress=full)

@@ -82,6 +82,7 @@ def without_score() -> str:
         ("[1]", 'not an object with a "schema"'),
         ('{"a": 1}', 'not an object with a "schema"'),
         (altered(schema=1), "schema is not 2"),
+        ('{"schema": 1, "kind": "Survey"}', "renorm doctor --again"),
         (altered(key="0"), "key '0' is not that of its specification"),
         (
             altered(specification=3),

@@ -11,7 +11,7 @@ from renorm.bench.records import Record
 from renorm.bench.registry import Shape, Suite
 from renorm.bench.saved import saved
 from renorm.bench.timing import Step, Times
-from renorm.lab.environment import describe
+from renorm.environment import describe
 
 COPY = "copy"
 _MODEL_TURNS = 20

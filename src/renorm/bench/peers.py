@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from renorm import reference
 from renorm.bench.providers import Provider
 from renorm.bench.registry import Shape
+from renorm.environment import installed
 from renorm.errors import ArgumentError
-from renorm.lab.environment import installed
 
 R_MAX, D_MAX = 3.0, 5.0
 

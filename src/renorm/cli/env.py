@@ -12,8 +12,8 @@ from torch import Tensor
 
 from renorm import kernels
 from renorm.cli import DONE
+from renorm.environment import OPTIONAL, describe, installed
 from renorm.kernels import Call
-from renorm.lab.environment import OPTIONAL, describe, installed
 
 C = 4
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from renorm.environment import describe
 from renorm.errors import ArgumentError, MissingExtraError
-from renorm.lab.environment import describe
 from renorm.lab.pool import Site, attempt
 from renorm.lab.tasks.registry import file_of
 from renorm.report.records import Record, Specification

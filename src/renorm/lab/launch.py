@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from renorm.lab.environment import describe
+from renorm.environment import describe
 from renorm.lab.pool import Site
 from renorm.lab.ranks import CPU, Ranks
 from renorm.lab.training import run

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from renorm.environment import describe
 from renorm.errors import ArgumentError
-from renorm.lab.environment import describe
 from renorm.lab.training import run
 from renorm.report.records import Record, Specification
 

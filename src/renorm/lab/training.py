@@ -4,9 +4,9 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+from renorm.environment import describe
 from renorm.errors import ArgumentError, RecordError
 from renorm.lab.conditions import CONDITIONS
-from renorm.lab.environment import describe
 from renorm.lab.isolation import isolated
 from renorm.lab.normalizers import NORMALIZERS
 from renorm.lab.ranks import ALONE, Ranks

@@ -150,6 +150,8 @@ def from_line(line: str) -> Record:
         raise RecordError(f"it is not JSON ({error})") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise RecordError('it is not an object with a "schema"')
+    if content.get("kind") == "Survey":
+        raise RecordError("it begins a diagnosis; renorm doctor --again shows that")
     if content.pop("schema") != SCHEMA:
         raise RecordError(f"its schema is not {SCHEMA}, the one this version reads and writes")
     key = content.pop("key", None)

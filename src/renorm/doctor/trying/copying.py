@@ -6,21 +6,16 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from renorm.errors import ArgumentError
+from renorm.measure.surveying import unwrapped
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def whole(model: nn.Module) -> nn.Module:
     """The model that a compiled one or one of DistributedDataParallel runs.
 
     Raises:
         ArgumentError: its parameters are sharded, so a copy would not be whole.
     """
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(vars(model).get("_modules", {}).get("_orig_mod"), nn.Module):
-            model = model._modules["_orig_mod"]  # type: ignore[assignment]
-        else:
-            break
+    model = unwrapped(model)
     if any(_is_sharded(module) for module in model.modules()):
         raise ArgumentError(
             f"Fixes are tried on copies, and of {type(model).__name__} a process has only its "

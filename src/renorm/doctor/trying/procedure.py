@@ -8,7 +8,7 @@ from torch import nn
 
 from renorm.calibration.procedure import run_on
 from renorm.doctor.trying import optimizers
-from renorm.doctor.trying.copying import copied, unwrapped
+from renorm.doctor.trying.copying import copied, whole
 from renorm.doctor.trying.fixes import FIXES, Applied, Fix, Means, as_it_is, named
 from renorm.doctor.trying.results import Results
 from renorm.doctor.trying.splitting import Share, in_order, kept, shares
@@ -111,7 +111,7 @@ def try_fixes(
     """
     names = named(fixes)
     _check(loss, forward, steps, seeds, seed)
-    inner = unwrapped(model)
+    inner = whole(model)
     find(inner)
     task = Task(forward or run_on, loss)
     results = Results(names, steps)
@@ -160,6 +160,7 @@ class _Work:
             self._runs.insert(0, _Run(UNTRAINED, Fix(as_it_is, False)))
         self._done = 0
         self._total = 0
+        self._not_ours: Exception | None = None  # raised by the progress callback
 
     def prepare(
         self,
@@ -203,6 +204,8 @@ class _Work:
             diverged = run.fix.trains and time is None
             found = None if diverged else judge(applied.model, share.held_out, self._task)
         except Exception as error:  # the other fixes may be possible
+            if error is self._not_ours:
+                raise
             self._results.fail(run.name, f"{type(error).__name__}: {error}")
             return
         self._results.put(run.name, seed[1], applied.code, found, time)
@@ -231,8 +234,13 @@ class _Work:
 
     def _advance(self, steps: int) -> None:
         self._done += steps
-        if self._progress is not None and steps:
+        if self._progress is None or not steps:
+            return
+        try:
             self._progress(STAGE, self._done, self._total)
+        except Exception as error:
+            self._not_ours = error
+            raise
 
 
 def _check(loss: Any, forward: Any, steps: Any, seeds: Any, seed: Any) -> None:

@@ -18,7 +18,7 @@ def redundant_bias(survey: Survey) -> Iterator[Finding]:
     yield Finding(
         id="redundant_bias",
         severity="note",
-        title=f"{counted(len(found), 'norm')} subtract a bias that was just added",
+        title=f"A bias that the norm behind it takes away: {counted(len(found), 'layer')}",
         layers=tuple(one.layer for one in found),
         evidence=(Figure(MODEL, "norms behind a layer with a bias", float(len(found)), 0.0),),
         meaning=(
@@ -29,7 +29,8 @@ def redundant_bias(survey: Survey) -> Iterator[Finding]:
         threshold="One pair; Ioffe and Szegedy 2015, section 3.2, leave the bias out.",
         advice=(
             "Build such layers with bias=False. In a trained model the running mean has to give "
-            "up the bias with it, as below; make a new optimizer afterwards."
+            "up the bias with it, as below, which holds where nothing but the norm uses the output "
+            "of the layer; make a new optimizer afterwards."
         ),
         code=_code(pairs),
         gain="A little less time and memory; outputs stay the same.",

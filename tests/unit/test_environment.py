@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import renorm
-from renorm.lab.environment import commit, describe, installed
+from renorm.environment import commit, describe, installed
 
 
 def test_every_record_names_versions_and_platform() -> None:
