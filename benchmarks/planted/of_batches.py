@@ -1,0 +1,166 @@
+"""What is wrong with the batches: too few examples, or examples that depend on each other."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from planted import photographs
+from planted.case import Case, Patient, setting
+from planted.ground import Batch, Ground
+from planted.nets import Pooled, Projected
+from planted.training import BATCH, LR, STEPS, fit, tested, well
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import renorm
+from renorm import limits
+from renorm.lab.conditions import PK, Clustered, Sampler
+from renorm.lab.models import UNet
+
+RENORM = ("batch_renorm", "cross_iteration")
+APART = ("batch_renorm", "frozen")  # what does not normalize by such batches
+
+
+def _trained(
+    ground: Ground, sampler: Sampler | int, *, count: int, steps: int = STEPS, lr: float = LR
+) -> Patient:
+    """A plain net that was trained by the batches of a sampler."""
+    model = fit(ground.net(), ground.batches(sampler), steps, lr)
+    return Patient(model, ground.given(sampler, count), tested(model, ground), well(ground))
+
+
+def batch_of_two(ground: Ground) -> Patient:
+    """Memory has room for two images; the learning rate was scaled to that."""
+    return _trained(ground, 2, count=128, steps=4 * STEPS, lr=LR / 8)
+
+
+def microbatch_of_two(ground: Ground) -> Patient:
+    """Ghost batches of two examples, of one large batch."""
+    model = renorm.convert(ground.net(), limits=limits.batch_norm(), microbatch=2, momentum=0.1)
+    fit(model, ground.batches(BATCH))
+    return Patient(model, ground.given(BATCH, 32), tested(model, ground), well(ground))
+
+
+def accumulated(ground: Ground) -> Patient:
+    """Gradients of eight forwards with four examples each are added up to a step."""
+    model = ground.net()
+    parts = (part for batch in ground.batches(BATCH) for part in _split(batch, 4))
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
+    for i, (images, labels) in enumerate(islice(parts, 8 * STEPS), 1):
+        (F.cross_entropy(model(images), labels) / 8).backward()
+        if i % 8 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    found = tested(model, ground)
+    said = setting(steps=STEPS, accumulation=8)
+    return Patient(model, ground.given(4, 96), found, well(ground), setting=said)
+
+
+def _split(batch: Batch, size: int) -> list[Batch]:
+    images, labels = batch
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def sorted_labels(ground: Ground) -> Patient:
+    """Shards of sorted data: their order is random, the images of one are of one class."""
+    return _trained(ground, Clustered(16, 16, 1), count=48)
+
+
+def pk_sampler(ground: Ground) -> Patient:
+    """Eight images of each of four classes in a batch, as losses on triplets need them."""
+    return _trained(ground, PK(4, 8), count=40)
+
+
+def few_classes(ground: Ground) -> Patient:
+    """Episodes of two classes, as few-shot learning has them."""
+    return _trained(ground, PK(2, 8), count=48)
+
+
+def video(ground: Ground) -> Patient:
+    """The frames of one clip in a batch; the colours of every pixel are to be told."""
+    size, frames = (48, 12) if ground.deep else (32, 8)
+    model = UNet(2, channels=1)
+    clips = photographs.clips(size, frames, ground.generator(1))
+    fit(model, clips, STEPS, LR / 2, loss=photographs.off)
+    given = list(islice(photographs.clips(size, frames, ground.generator(2)), 40))
+    better = UNet(2, channels=1)
+    crops = photographs.crops(size, frames, ground.generator(1))
+    fit(better, crops, STEPS, LR / 2, loss=photographs.off)
+    test = photographs.held_out(size)
+    scores = []
+    for net in (model, better):
+        with torch.no_grad():
+            scores.append(photographs.explained(net.eval()(test[0]), test))
+    return Patient(model.train(), given, *scores, loss=photographs.off)
+
+
+def one_value(ground: Ground) -> Patient:
+    """One image a batch, and a branch with a norm behind the mean over all positions."""
+    model = fit(Pooled(ground.net()), ground.batches(BATCH))
+    good = tested(model, ground)
+    # torch refuses to train a norm on one value; people then keep that norm in eval mode, or hide
+    # the error as here, where the branch is switched to eval for the step
+    fit(model, ground.batches(1), STEPS, LR / 32, mode=_but_the_branch)
+    return Patient(model.train(), ground.given(1, 96), tested(model, ground), good)
+
+
+def _but_the_branch(model: nn.Module) -> None:
+    model.train()
+    model.get_submodule("branch").eval()
+
+
+def contrastive(ground: Ground) -> Patient:
+    """Two views of each of eight images in a batch, and norms that tell which belong together."""
+    model = fit(
+        Projected(ground.net()), _views(ground, 8, 1), 2 * STEPS, LR / 2, loss=same_image
+    )
+    given = list(islice(_views(ground, 8, 2), 48))
+    return Patient(model, given, loss=same_image)
+
+
+def _views(ground: Ground, count: int, stream: int) -> Iterator[tuple[Tensor]]:
+    draw = ground.generator(stream + 10)
+    for images, _ in ground.batches(count, stream):
+        yield (torch.stack([_augmented(images, draw) for _ in range(2)], 1),)
+
+
+def _augmented(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Images that are moved by up to a pixel, each with a gain, a brightness and noise."""
+    rows, columns = torch.randint(3, (2, len(images)), generator=draw)
+    wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    high, across = images.shape[2:]
+    moved = [
+        image[:, r : r + high, c : c + across]
+        for image, r, c in zip(wide, rows.tolist(), columns.tolist(), strict=True)
+    ]
+    gain, brightness = torch.randn(2, len(images), 1, 1, 1, generator=draw)
+    noise = torch.randn(images.shape, generator=draw)
+    return torch.stack(moved) * (1 + 0.3 * gain) + 0.3 * brightness + 0.3 * noise
+
+
+def same_image(output: Tensor, _: object) -> Tensor:
+    """The loss of SimCLR, at temperature 0.1: which of the others is the same image.
+
+    Args:
+        output: unit vectors (N, 2, width).
+    """
+    vectors = output.transpose(0, 1).flatten(0, 1)  # first all first views, then all second
+    alike = vectors @ vectors.T / 0.1
+    alike = alike.masked_fill(torch.eye(len(alike), dtype=torch.bool), -torch.inf)
+    other = torch.arange(len(alike)).roll(len(output))
+    return F.cross_entropy(alike, other)
+
+
+CASES = (
+    Case("batch_of_two", batch_of_two, "small_batch", fixes=RENORM),
+    Case("microbatch_of_two", microbatch_of_two, "small_batch", fixes=RENORM),
+    Case("accumulated", accumulated, "accumulation", fixes=RENORM),
+    Case("sorted_labels", sorted_labels, "dependent_batches", fixes=APART),
+    Case("pk_sampler", pk_sampler, "dependent_batches", fixes=APART),
+    Case(
+        "few_classes", few_classes, "composition_overfit", ("dependent_batches",), fixes=APART
+    ),
+    Case("video", video, "dependent_batches", fixes=APART),
+    Case("one_value", one_value, "single_value"),
+    Case("contrastive", contrastive, "batch_leak"),
+)

@@ -1,0 +1,104 @@
+"""What is wrong with how a sound net is used: its mode, its data, its limits, its conversion."""
+
+import copy
+from itertools import islice
+
+import torch
+from planted.case import Case, Patient, setting
+from planted.ground import Ground
+from planted.training import BATCH, LR, STEPS, accuracy, fit, healthy, tested, well
+from torch import nn
+
+import renorm
+from renorm import limits
+from renorm.lab.models.resnet import Padded, ResNet
+from renorm.nn import BatchRenorm
+
+CONTRAST, BRIGHTNESS = 0.5, 1.0  # of another camera, in deviations of the input
+
+
+def train_mode_export(ground: Ground) -> Patient:
+    """A net is handed over without ``eval()``; requests come four at a time."""
+    model = healthy(ground)
+    images = ground.images
+    with torch.no_grad():
+        parts = [model(part).argmax(1) for part in images.test_images.split(4)]
+    hits = (torch.cat(parts) == images.test_labels).double().mean()
+    test = images.test_images[:400].split(4), images.test_labels[:400].split(4)
+    model = healthy(ground)
+    said = setting("export")
+    given = list(zip(*test, strict=True))
+    return Patient(model, given, 100 * float(hits), well(ground), setting=said)
+
+
+def residual(ground: Ground) -> ResNet:
+    """A ResNet-8, or a ResNet-14."""
+    return ResNet(ground.images.classes, ground.channels, (16, 32, 64), ground.blocks, Padded)
+
+
+def mixed_modes(ground: Ground) -> Patient:
+    """After the features were drawn, the stem and the blocks but the last stay in eval mode."""
+
+    def trained_on(model: nn.Module) -> None:
+        model.train()
+        model.get_submodule("stem").eval()
+        for block in list(model.get_submodule("blocks"))[:-1]:
+            block.eval()
+
+    model = fit(residual(ground), ground.batches(BATCH), 10, LR)
+    better = fit(copy.deepcopy(model), ground.batches(BATCH, 3), STEPS, LR)
+    fit(model, ground.batches(BATCH, 3), STEPS, LR, mode=trained_on)
+    scores = tested(model, ground), tested(better, ground)
+    return Patient(model, ground.given(BATCH, 40), *scores, setting=setting(steps=STEPS))
+
+
+def shifted_domain(ground: Ground) -> Patient:
+    """The images of another camera: half the contrast, brighter by a deviation."""
+    model = healthy(ground).eval()
+    images = ground.images
+    other = CONTRAST * images.test_images + BRIGHTNESS
+    order = torch.randperm(len(other), generator=ground.generator(4)).split(BATCH)
+    given = [(other[i], images.test_labels[i]) for i in order if len(i) == BATCH]
+    return Patient(model, given, accuracy(model, other, images.test_labels), well(ground))
+
+
+def limits_open_early(ground: Ground) -> Patient:
+    """Fine-tuning on new classes with the step count of the checkpoint: r and d are free at once."""
+    model = renorm.convert(ground.net(), limits=limits.over(STEPS))
+    fit(model, ground.half(False, BATCH, 1))
+    given = list(islice(ground.half(True, BATCH, 2), 18))
+    return Patient(model, given, setting=setting("finetuning", STEPS))
+
+
+def limits_never_open(ground: Ground) -> Patient:
+    """The paper's schedule, whose limits begin to open at step 5,000, in a run of 2,000."""
+    model = renorm.convert(ground.net())
+    fit(model, ground.batches(4), 4 * STEPS, LR / 8)
+    given = ground.given(4, 96)
+    return Patient(model, given, tested(model, ground), well(ground), setting=setting(steps=1000))
+
+
+def norm_lost(ground: Ground) -> Patient:
+    """Batch renorm became nn.SyncBatchNorm, which takes any batch norm for its own."""
+    before = renorm.convert(ground.net(), limits=limits.over(4 * STEPS))
+    fit(before, ground.batches(4), 4 * STEPS, LR / 8)
+    after = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(before))
+    assert not any(isinstance(module, BatchRenorm) for module in after.modules())
+    said = setting(steps=1000)
+    return Patient(after, ground.given(4, 96), setting=said, before=before)
+
+
+CASES = (
+    Case("train_mode_export", train_mode_export, "train_mode_export"),
+    Case("mixed_modes", mixed_modes, "mixed_modes"),
+    Case(
+        "shifted_domain",
+        shifted_domain,
+        "shifted_domain",
+        ("stale_statistics",),
+        fixes=("calibrate",),
+    ),
+    Case("limits_open_early", limits_open_early, "limits_open_early"),
+    Case("limits_never_open", limits_never_open, "limits_never_open"),
+    Case("norm_lost", norm_lost, "norm_lost"),
+)

@@ -1,0 +1,84 @@
+"""All cases, and what the doctor makes of one."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+from planted import healthy, of_batches, of_channels, of_statistics, of_use
+from planted.case import Case, Patient
+from planted.ground import Ground
+
+from renorm.doctor import Diagnosis
+from renorm.findings import judge
+from renorm.lab.isolation import isolated
+from renorm.measure import survey
+
+DISEASES = (*of_batches.CASES, *of_statistics.CASES, *of_channels.CASES, *of_use.CASES)
+CONTROLS = healthy.CASES
+CASES = {case.name: case for case in (*DISEASES, *CONTROLS)}
+TOP = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the doctor said of a case.
+
+    Args:
+        case: its name.
+        planted: id of the finding that was planted; None for a control.
+        found: ids and severities of the findings, the worst first.
+        hit: whether the planted one is among the first two; of a control, whether none is an
+            error.
+        sick, well: as in ``Patient``.
+        fix: that was ranked first; None if none was tried.
+        cured: whether that is one that was expected; None if none was tried.
+        training, diagnosis: seconds, of the patient's making and of the doctor.
+    """
+
+    case: str
+    planted: str | None
+    found: tuple[tuple[str, str], ...]
+    hit: bool
+    sick: float | None
+    well: float | None
+    fix: str | None
+    cured: bool | None
+    training: float
+    diagnosis: float
+
+
+def diagnose(patient: Patient) -> Diagnosis:
+    """What the doctor finds."""
+    found = survey(patient.model, patient.batches, patient.loss)
+    found = dataclasses.replace(found, records=(*found.records, patient.setting))
+    return Diagnosis(found, judge(found))
+
+
+def examine(case: Case, ground: Ground) -> tuple[Outcome, Diagnosis]:
+    """Make the patient of a case, and have it diagnosed."""
+    begun = time.perf_counter()
+    with isolated(ground.seed):
+        patient = case.make(ground)
+        made = time.perf_counter()
+        diagnosis = diagnose(patient)
+    found = tuple((one.id, one.severity) for one in diagnosis.findings)
+    outcome = Outcome(
+        case=case.name,
+        planted=case.planted,
+        found=found,
+        hit=is_hit(case, found),
+        sick=patient.sick,
+        well=patient.well,
+        fix=None,
+        cured=None,
+        training=made - begun,
+        diagnosis=time.perf_counter() - made,
+    )
+    return outcome, diagnosis
+
+
+def is_hit(case: Case, found: tuple[tuple[str, str], ...]) -> bool:
+    """Whether the findings, ids and severities, are what they should be."""
+    if case.planted is None:
+        return all(severity != "error" for _, severity in found)
+    return any(one in (case.planted, *case.accepted) for one, _ in found[:TOP])
