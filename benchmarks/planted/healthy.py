@@ -64,10 +64,9 @@ def renormalized(ground: Ground) -> Patient:
 
 
 def frozen(ground: Ground) -> Patient:
-    """Fine-tuning on new classes by the statistics of the old ones, which are frozen."""
-    model = renorm.convert(fit(ground.net(), ground.half(False, BATCH, 1)))
-    renorm.freeze(model)
-    fit(model, ground.half(True, BATCH, 2), STEPS, LR / 4)
+    """Fine-tuning on some of the classes with frozen statistics."""
+    model = renorm.freeze(renorm.convert(healthy(ground)))
+    fit(model, ground.half(True, BATCH, 2), STEPS // 2, LR / 10)
     given = list(islice(ground.half(True, BATCH, 3), 18))
     return Patient(model, given, setting=setting("finetuning", STEPS))
 

@@ -11,9 +11,10 @@ from planted.nets import Rows
 from planted.training import BATCH, STEPS, accuracy, fit, healthy, tested, well
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 CALIBRATE = ("calibrate",)
+FINE = 1e-2  # the unit of the columns is a hundredth of the usual one
 
 
 def norms(model: nn.Module) -> list[_BatchNorm]:
@@ -37,14 +38,14 @@ def tiny_momentum(ground: Ground) -> Patient:
 
 
 def updates_stopped(ground: Ground) -> Patient:
-    """The statistics no longer follow, from a quarter of the training on; the batch is used."""
+    """The statistics no longer follow, from a tenth of the training on; the batch is used."""
     model = ground.net()
     steps = 0
 
     def stop() -> None:
         nonlocal steps
         steps += 1
-        if steps == STEPS // 4:
+        if steps == STEPS // 10:
             _with_momentum(model, 0.0)
 
     fit(model, ground.batches(BATCH), after=stop)
@@ -52,7 +53,7 @@ def updates_stopped(ground: Ground) -> Patient:
 
 
 def averaged_weights(ground: Ground) -> Patient:
-    """Averaged weights (SWA) with the statistics that the net had when averaging began."""
+    """A moving average of the weights, with the statistics of the step it was begun at."""
     model = ground.net()
     averaged: list[AveragedModel] = []
     steps = 0
@@ -60,9 +61,9 @@ def averaged_weights(ground: Ground) -> Patient:
     def average() -> None:
         nonlocal steps
         steps += 1
-        if steps == STEPS // 4:
-            averaged.append(AveragedModel(model))
-        elif averaged and steps % 5 == 0:
+        if steps == STEPS // 10:
+            averaged.append(AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95)))
+        elif averaged:
             averaged[0].update_parameters(model)
 
     fit(model, ground.batches(BATCH), after=average)
@@ -94,7 +95,7 @@ def nan_buffer(ground: Ground) -> Patient:
 
 def half_buffer(ground: Ground) -> Patient:
     """A checkpoint in float16, which has no number as large as the variance of some columns."""
-    data = tables.of(ground)
+    data = tables.of(ground, FINE)
     model = Rows(data.classes, data.train_images.shape[1], hidden=3 if ground.deep else 1)
     fit(model, tables.batches(data, BATCH, ground))
     test = data.test_images, data.test_labels

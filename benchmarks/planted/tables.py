@@ -28,9 +28,11 @@ def table(name: str) -> Images:
     return Images(rows[~test], labels[~test], rows[test], labels[test], classes)
 
 
-def of(ground: Ground) -> Images:
-    """The tumours beside the digits, the wines beside other data."""
-    return table("breast_cancer" if ground.data == "digits" else "wine")
+def of(ground: Ground, unit: float = 1.0) -> Images:
+    """The tumours beside the digits, the wines beside other data, in another unit."""
+    found = table("breast_cancer" if ground.data == "digits" else "wine")
+    rows = found.train_images / unit, found.test_images / unit
+    return Images(rows[0], found.train_labels, rows[1], found.test_labels, found.classes)
 
 
 def batches(rows: Images, size: int, ground: Ground, stream: int = 1) -> Iterator[Batch]:
