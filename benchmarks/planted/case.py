@@ -38,7 +38,7 @@ class Patient:
         loss: ``(output, batch) -> a number``.
         setting: what the user says of it.
         before: the model before it was converted, if it was.
-        lr: of the training step by which fixes are tried.
+        held_out: batches by which fixes are judged; None for some of ``batches``.
     """
 
     model: nn.Module
@@ -48,7 +48,7 @@ class Patient:
     loss: Loss = classified
     setting: Setting = field(default_factory=setting)
     before: nn.Module | None = None
-    lr: float = 0.02
+    held_out: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,7 @@ class Projected(nn.Module):
             nn.Linear(inside, inside, bias=False),
             nn.BatchNorm1d(inside),
             nn.ReLU(),
-            nn.Linear(inside, width, bias=False),
-            nn.BatchNorm1d(width, affine=False),
+            nn.Linear(inside, width),
         )
 
     def forward(self, views: Tensor) -> Tensor:
@@ -127,13 +126,17 @@ class Rows(nn.Module):
         classes: length of the output.
         features: of a row.
         hidden: layers.
+        norms: whether these have one each.
     """
 
-    def __init__(self, classes: int, features: int, hidden: int = 2) -> None:
+    def __init__(
+        self, classes: int, features: int, hidden: int = 2, norms: bool = True
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten(), nn.BatchNorm1d(features)]
         for _ in range(hidden):
-            layers += [nn.Linear(features, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()]
+            norm = [nn.BatchNorm1d(64)] if norms else []
+            layers += [nn.Linear(features, 64, bias=not norms), *norm, nn.ReLU()]
             features = 64
         self.hidden = nn.Sequential(*layers)
         self.head = nn.Linear(features, classes)

@@ -108,21 +108,20 @@ def _of_scanners(images: Tensor, draw: torch.Generator, each: int) -> Tensor:
 
 
 def video(ground: Ground) -> Patient:
-    """The frames of one clip in a batch; the colours of every pixel are to be told."""
-    size, frames = (48, 12) if ground.deep else (32, 8)
-    model = UNet(2, channels=1)
-    clips = photographs.clips(size, frames, ground.generator(1))
-    fit(model, clips, STEPS, LR / 2, loss=photographs.off)
-    given = list(islice(photographs.clips(size, frames, ground.generator(2)), 40))
-    better = UNet(2, channels=1)
-    crops = photographs.crops(size, frames, ground.generator(1))
-    fit(better, crops, STEPS, LR / 2, loss=photographs.off)
-    test = photographs.held_out(size)
-    scores = []
-    for net in (model, better):
+    """The frames of few clips in a batch; the colours of every pixel are to be told."""
+    size, clips, frames = (48, 3, 6) if ground.deep else (32, 4, 4)
+    shapes = (size, clips, frames)
+    test, scores, nets = photographs.held_out(size), [], []
+    for batches in (
+        photographs.clips(*shapes, ground.generator(1)),
+        photographs.crops(size, clips * frames, ground.generator(1)),
+    ):
+        net = fit(UNet(2, channels=1), batches, STEPS, LR / 2, loss=photographs.off).eval()
         with torch.no_grad():
-            scores.append(photographs.explained(net.eval()(test[0]), test))
-    return Patient(model.train(), given, *scores, loss=photographs.off)
+            scores.append(photographs.explained(net(test[0]), test))
+        nets.append(net.train())
+    given = list(islice(photographs.clips(*shapes, ground.generator(2)), 40))
+    return Patient(nets[0], given, *scores, loss=photographs.off)
 
 
 def one_value(ground: Ground) -> Patient:
@@ -135,7 +134,7 @@ def one_value(ground: Ground) -> Patient:
 
 
 def contrastive(ground: Ground) -> Patient:
-    """Two views of each of 32 images, normalized four by four: who shares statistics is told.
+    """Two views of each of 32 images, normalized two images at a time: who shares statistics is told.
 
     So it is where devices have statistics of their own, and the loss is over all devices; here the
     parts are microbatches. The two views of an image are always in the same part.
@@ -143,7 +142,7 @@ def contrastive(ground: Ground) -> Patient:
     model = renorm.convert(
         Projected(ground.net()), limits=limits.batch_norm(), microbatch=4, momentum=0.1
     )
-    fit(model, _views(ground, BATCH, 1), 2 * STEPS, LR / 2, loss=same_image)
+    fit(model, _views(ground, BATCH, 1), 2 * STEPS, LR, loss=same_image)
     given = list(islice(_views(ground, BATCH, 2), 32))
     return Patient(model, given, loss=same_image)
 

@@ -11,7 +11,6 @@ from planted.nets import Rows
 from planted.training import BATCH, STEPS, accuracy, fit, healthy, tested, well
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 CALIBRATE = ("calibrate",)
 FINE = 1e-2  # the unit of the columns is a hundredth of the usual one
@@ -53,21 +52,23 @@ def updates_stopped(ground: Ground) -> Patient:
 
 
 def averaged_weights(ground: Ground) -> Patient:
-    """A moving average of the weights, with the statistics of the step it was begun at."""
+    """A moving average of the parameters, with the buffers of the step it was begun at."""
     model = ground.net()
-    averaged: list[AveragedModel] = []
+    averaged: list[nn.Module] = []
     steps = 0
 
+    @torch.no_grad()
     def average() -> None:
         nonlocal steps
         steps += 1
         if steps == STEPS // 10:
-            averaged.append(AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95)))
+            averaged.append(copy.deepcopy(model))
         elif averaged:
-            averaged[0].update_parameters(model)
+            for mean, new in zip(averaged[0].parameters(), model.parameters(), strict=True):
+                mean.lerp_(new, 0.05)
 
     fit(model, ground.batches(BATCH), after=average)
-    return _patient(copy.deepcopy(averaged[0].module).train(), ground)
+    return _patient(averaged[0], ground)
 
 
 def parameters_alone(ground: Ground) -> Patient:

@@ -37,13 +37,20 @@ def crops(size: int, batch: int, generator: Generator) -> Iterator[Batch]:
         yield coloured(_cut(which, rows, columns, size))
 
 
-def clips(size: int, frames: int, generator: Generator) -> Iterator[Batch]:
-    """Batches of one clip each: the camera pans by up to 2 pixels a frame, without an end."""
+def clips(size: int, count: int, frames: int, generator: Generator) -> Iterator[Batch]:
+    """Batches of some clips, one after the other, without an end.
+
+    The camera pans by up to 2 pixels a frame in each direction.
+    """
+    time = torch.arange(frames)
     while True:
-        which, rows, columns = _places(1, size + 2 * frames, generator)
-        speed = 4 * torch.rand(2, generator=generator) - 2
-        moved = (speed[:, None] * torch.arange(frames)).round().long() + 2 * frames * (speed < 0)[:, None]
-        yield coloured(_cut(which.expand(frames), rows + moved[0], columns + moved[1], size))
+        which, rows, columns = _places(count, size + 2 * frames, generator)
+        speed = 4 * torch.rand((2, count, 1), generator=generator) - 2
+        first = 2 * frames * (speed < 0)  # so that all frames are within the photograph
+        down, right = ((speed * time).round().long() + first).flatten(1)
+        rows, columns = (place.repeat_interleave(frames) for place in (rows, columns))
+        which = which.repeat_interleave(frames)
+        yield coloured(_cut(which, rows + down, columns + right, size))
 
 
 def held_out(size: int) -> Batch:
