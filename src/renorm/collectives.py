@@ -59,6 +59,19 @@ def resolved(group: Group) -> Group:
     return dist.group.WORLD if group is None else group
 
 
+def together() -> bool:
+    """Whether this process trains with others: there is a default group, and it is not alone."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gathered(t: Tensor, group: Group = None) -> Tensor:
+    """(P, *shape): the ``t`` of each of the P processes of the group, in all of them."""
+    parts = [torch.empty_like(t) for _ in range(dist.get_world_size(group))]
+    with _explained(group):
+        dist.all_gather(parts, t.contiguous(), group=group)
+    return torch.stack(parts)
+
+
 def total(t: Tensor, group: Group, known: Tensor | None = None) -> Tensor:
     """The sum of ``t`` over the group, bit for bit the same in each process; differentiable.
 

@@ -1,5 +1,6 @@
 """From the records of a survey to findings, the worst first."""
 
+from renorm.findings.explaining import explained
 from renorm.findings.finding import SEVERITIES, Finding
 from renorm.findings.rules import RULES
 from renorm.measure.records import Survey
@@ -14,7 +15,8 @@ def judge(survey: Survey) -> tuple[Finding, ...]:
         survey: of ``renorm.measure.survey``, or read by ``renorm.measure.saving.load``.
 
     Returns:
-        By severity, then by how far each is beyond its threshold. Empty for a healthy model.
+        By severity, then by how far each is beyond its threshold; what follows from another
+        finding behind that one. Empty for a healthy model.
     """
-    findings = [finding for rule in RULES for finding in rule(survey)]
+    findings = explained([finding for rule in RULES for finding in rule(survey)])
     return tuple(sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), -one.weight)))

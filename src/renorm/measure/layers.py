@@ -25,7 +25,7 @@ def find(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ArgumentError: there is none, or one has not met its first input.
     """
-    found = {n or MODEL: m for n, m in model.named_modules() if _normalizes(m)}
+    found = {n or MODEL: m for n, m in model.named_modules() if normalizes(m)}
     if not found:
         raise ArgumentError(
             f"{type(model).__name__} has no normalization layer to look at: batch norm of torch "
@@ -145,7 +145,8 @@ def _statistics(row: LayerSummary) -> str:
     return row.statistics if row.statistics in ("updated", "frozen", "not updated") else "none"
 
 
-def _normalizes(module: nn.Module) -> bool:
+def normalizes(module: nn.Module) -> bool:
+    """Whether it is a layer that a survey looks at."""
     if isinstance(module, _BatchNorm):
         return True
     buffers = module._buffers

@@ -1,0 +1,130 @@
+"""Batches whose examples are not independent draws."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from renorm.findings.finding import Figure, Finding
+from renorm.findings.rules.reading import conversion, listed, trained
+from renorm.measure.records import BatchDependence, LayerFacts, Survey
+
+RATIO = 2.0
+CHANCE = 0.01
+WORTH = 4.0  # independent examples, below which a batch of many is an error
+_WRONG_RATIO = 4.0
+_BALANCED = 0.7
+_SPREAD = (
+    "Batches of 2 to 128 examples drawn at random from digits had ratios up to 1.7, those of 2 or "
+    "4 classes 2.4 to 5.3, those of sorted classes or near copies 7 to 16."
+)
+
+
+def dependent_batches(survey: Survey) -> Iterator[Finding]:
+    """Means of batches that spread more than chance, or less."""
+    layers = trained(survey)
+    found = [one for one in survey.of(BatchDependence) if one.layer in layers]
+    known = [one for one in found if one.ratio is not None and one.p_more is not None]
+    if not known:
+        return
+    more = combined([one.p_more or 1.0 for one in known])
+    less = combined([one.p_less or 1.0 for one in known])
+    off = sorted((one for one in known if _ratio(one) >= RATIO), key=_ratio, reverse=True)
+    if off and more <= CHANCE:
+        yield _spread(survey, off, more)
+    elif not off and less <= CHANCE and min(map(_ratio, known)) <= _BALANCED:
+        if any(one.statistics == "none" for one in survey.of(LayerFacts)):
+            return  # such a layer makes the means of all batches alike
+        yield _alike(sorted(known, key=_ratio), less)
+
+
+def combined(values: Sequence[float]) -> float:
+    """One p-value of several that may depend on each other, as those of layers on the same data.
+
+    The Cauchy combination, ``1/2 - atan(mean tan(pi (1/2 - p))) / pi``: for small p about right
+    whatever the dependence, where Bonferroni's could not get below the number of layers over that
+    of permutations. Source: Liu and Xie 2020, "Cauchy combination test".
+
+    >>> round(combined([0.02]), 6), round(combined([0.002, 0.5]), 4), round(combined([0.5, 0.5]), 6)
+    (0.02, 0.004, 0.5)
+    """
+    tangents = [math.tan(math.pi * (0.5 - min(p, 0.999))) for p in values]
+    return 0.5 - math.atan(sum(tangents) / len(tangents)) / math.pi
+
+
+def _ratio(one: BatchDependence) -> float:
+    return one.ratio or 0.0
+
+
+def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding:
+    worst, layers = off[0], tuple(one.layer for one in off)
+    ratio, size = _ratio(worst), worst.examples / worst.batches
+    worth = size / ratio
+    bad = ratio >= _WRONG_RATIO and worth <= WORTH
+    figures = [
+        Figure(worst.layer, "variance of batch means over that of independent draws", ratio, RATIO),
+        Figure(worst.layer, "p-value, of all layers together", p, CHANCE),
+        Figure(worst.layer, "independent examples that a batch is worth", worth, WORTH),
+    ]
+    if worst.correlation is not None:
+        figures.append(Figure(worst.layer, "correlation of examples in a batch", worst.correlation))
+    return Finding(
+        id="dependent_batches",
+        severity="error" if bad else "warning",
+        title=(
+            f"Examples of a batch depend on each other: {size:.0f} are worth {worth:.1f} "
+            "independent ones"
+        ),
+        layers=layers,
+        evidence=tuple(figures),
+        meaning=(
+            f"The means of batches in {listed(layers)} spread {ratio:.1f} times as much as for "
+            "examples drawn at random: batches of one class, one video, one place. Each is "
+            "normalized by what its examples have in common, which takes just that out of them, "
+            "and eval mode, by statistics of all, sees another input than training did."
+        ),
+        threshold=(
+            f"{RATIO:g} times the variance, with p up to {CHANCE:g} for all layers together "
+            f"(Cauchy combination of {worst.permutations} permutations each). {_SPREAD} An error "
+            f"where a batch is worth {WORTH:g} examples or less, at {_WRONG_RATIO:g} times or more."
+        ),
+        advice=(
+            "Shuffle the data (shuffle=True of DataLoader, a shuffle buffer for streams); where "
+            "batches must be so, correct by running statistics with batch renorm."
+        ),
+        code=conversion(survey),
+        gain=(
+            "With batches of 16 classes, two images each, batch renorm reached the 78.5 % of "
+            "independent batches on ImageNet (Ioffe 2017)."
+        ),
+        weight=ratio / RATIO,
+    )
+
+
+def _alike(known: Sequence[BatchDependence], p: float) -> Finding:
+    worst = known[0]
+    return Finding(
+        id="dependent_batches",
+        severity="note",
+        title=f"Batches are more alike than chance: {_ratio(worst):.2f} times the variance",
+        layers=tuple(one.layer for one in known if _ratio(one) <= _BALANCED),
+        evidence=(
+            Figure(
+                worst.layer,
+                "variance of batch means over that of independent draws",
+                _ratio(worst),
+                _BALANCED,
+            ),
+            Figure(worst.layer, "p-value, of all layers together", p, CHANCE),
+        ),
+        meaning=(
+            "A sampler balances the batches, by class for instance. Statistics are less noisy for "
+            "it, but a model may come to rely on the balance, which single examples have not."
+        ),
+        threshold=(
+            f"{_BALANCED:g} times the variance of independent draws, with p up to {CHANCE:g}. "
+            f"{_SPREAD} Those of 8 of 10 classes had 0.6 to 0.8."
+        ),
+        advice="Compare the accuracy in eval mode with that in train mode before you rely on it.",
+        code="",
+        gain="Nothing, unless the model relies on the composition of batches.",
+        weight=_BALANCED / max(_ratio(worst), 1e-3),
+    )
