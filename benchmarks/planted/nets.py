@@ -95,10 +95,10 @@ class Projected(nn.Module):
     """Embeddings of both views of each image, as contrastive learning has them.
 
     Args:
-        plain: the net; its head is replaced by a projection with a norm in it.
+        plain: the net; its head is replaced by a projection.
         width: of the embeddings.
 
-    Source: Chen, Kornblith, Norouzi and Hinton 2020 (arXiv 2002.05709).
+    Source: Chen, Fan, Girshick and He 2020 (arXiv 2003.04297), for the projection.
     """
 
     def __init__(self, plain: Plain, width: int = 32) -> None:
@@ -106,10 +106,7 @@ class Projected(nn.Module):
         inside = plain.head.in_features
         self.features = plain.features
         self.projection = nn.Sequential(
-            nn.Linear(inside, inside, bias=False),
-            nn.BatchNorm1d(inside),
-            nn.ReLU(),
-            nn.Linear(inside, width),
+            nn.Linear(inside, inside), nn.ReLU(), nn.Linear(inside, width)
         )
 
     def forward(self, views: Tensor) -> Tensor:

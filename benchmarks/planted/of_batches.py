@@ -134,37 +134,28 @@ def one_value(ground: Ground) -> Patient:
 
 
 def contrastive(ground: Ground) -> Patient:
-    """Two views of each of 32 images, normalized two images at a time: who shares statistics is told.
+    """Two views of each of 32 images, normalized four images at a time, always both views.
 
-    So it is where devices have statistics of their own, and the loss is over all devices; here the
-    parts are microbatches. The two views of an image are always in the same part.
+    So it is where devices have statistics of their own, and the loss is over all devices: which
+    images share statistics can be seen in the output, and narrows down which is the other view.
+    Here the devices are microbatches.
+
+    Source: He, Fan, Wu, Xie and Girshick 2020 (arXiv 1911.05722), section 3.3, shuffling BN.
     """
-    model = renorm.convert(
-        Projected(ground.net()), limits=limits.batch_norm(), microbatch=4, momentum=0.1
-    )
-    fit(model, _views(ground, BATCH, 1), 2 * STEPS, LR, loss=same_image)
-    given = list(islice(_views(ground, BATCH, 2), 32))
-    return Patient(model, given, loss=same_image)
+    net = Projected(ground.net())
+    model = renorm.convert(net, limits=limits.batch_norm(), microbatch=8, momentum=0.1)
+    fit(model, _views(ground, 1), 2 * STEPS, LR, loss=same_image)
+    return Patient(model, list(islice(_views(ground, 2), 32)), loss=same_image)
 
 
-def _views(ground: Ground, count: int, stream: int) -> Iterator[tuple[Tensor]]:
+def _views(ground: Ground, stream: int) -> Iterator[tuple[Tensor]]:
+    """Images (32, 2, C, H, W) with another contrast and brightness, and noise, in each view."""
     draw = ground.generator(stream + 10)
-    for images, _ in ground.batches(count, stream):
-        yield (torch.stack([_augmented(images, draw) for _ in range(2)], 1),)
-
-
-def _augmented(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Images that are moved by up to a pixel, each with a gain, a brightness and noise."""
-    rows, columns = torch.randint(3, (2, len(images)), generator=draw)
-    wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    high, across = images.shape[2:]
-    moved = [
-        image[:, r : r + high, c : c + across]
-        for image, r, c in zip(wide, rows.tolist(), columns.tolist(), strict=True)
-    ]
-    gain, brightness = torch.randn(2, len(images), 1, 1, 1, generator=draw)
-    noise = torch.randn(images.shape, generator=draw)
-    return torch.stack(moved) * (1 + 0.3 * gain) + 0.3 * brightness + 0.3 * noise
+    for images, _ in ground.batches(BATCH, stream):
+        both = images[:, None].expand(-1, 2, -1, -1, -1)
+        contrast, brightness = 0.3 * torch.randn(2, *both.shape[:2], 1, 1, 1, generator=draw)
+        noise = 0.3 * torch.randn(both.shape, generator=draw)
+        yield (both * (1 + contrast) + brightness + noise,)
 
 
 def same_image(output: Tensor, _: object) -> Tensor:

@@ -12,6 +12,7 @@ from renorm.doctor import Diagnosis
 from renorm.findings import judge
 from renorm.lab.isolation import isolated
 from renorm.measure import survey
+from renorm.measure.circumstances import converted, limits_ahead
 
 DISEASES = (*of_batches.CASES, *of_statistics.CASES, *of_channels.CASES, *of_use.CASES)
 CONTROLS = healthy.CASES
@@ -49,12 +50,18 @@ class Outcome:
 
 def diagnose(patient: Patient) -> Diagnosis:
     """What the doctor finds."""
-    found = survey(patient.model, patient.batches, patient.loss)
-    found = dataclasses.replace(found, records=(*found.records, patient.setting))
+    model, said = patient.model, patient.setting
+    found = survey(model, patient.batches, patient.loss)
+    more = [said]
+    if said.steps is not None:
+        more += limits_ahead(model, said.steps)
+    if patient.before is not None:
+        more += converted(patient.before, model)
+    found = dataclasses.replace(found, records=(*found.records, *more))
     return Diagnosis(found, judge(found))
 
 
-def examine(case: Case, ground: Ground) -> tuple[Outcome, Diagnosis]:
+def examine(case: Case, ground: Ground, *, fixes: bool = False) -> tuple[Outcome, Diagnosis]:
     """Make the patient of a case, and have it diagnosed."""
     begun = time.perf_counter()
     with isolated(ground.seed):
