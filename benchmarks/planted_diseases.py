@@ -36,6 +36,7 @@ from renorm.lab.environment import describe
 
 SCHEMA = 1
 MISSED = 1
+WIDTH = 120  # so that no id is cut
 EMBEDDED = "digits"
 HELD_OUT = (("fashion_mnist", 1), ("mnist", 2), ("cifar10", 3))  # and seeds
 
@@ -67,12 +68,12 @@ def table(done: Sequence[Done], fixes: bool) -> Table:
     """A row for each case."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("case", "planted", "first", "second"):
-        grid.add_column(heading)
+        grid.add_column(heading, no_wrap=True)
     for heading in ("well", "sick", "s"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("hit")
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column("hit", no_wrap=True)
     if fixes:
-        grid.add_column("best fix")
+        grid.add_column("best fix", no_wrap=True)
     last = None
     for ground, outcome, _ in done:
         if last not in (None, ground):
@@ -85,7 +86,7 @@ def table(done: Sequence[Done], fixes: bool) -> Table:
 def _cells(outcome: Outcome, fixes: bool) -> Iterator[str]:
     yield outcome.case
     yield outcome.planted or "(healthy)"
-    found = [f"{name} ({severity})" for name, severity in outcome.found[:2]]
+    found = [f"{name} {severity[0].upper()}" for name, severity in outcome.found[:2]]
     yield from [*found, "-", "-"][:2]
     for score in (outcome.well, outcome.sick):
         yield "-" if score is None else f"{score:.1f}"
@@ -97,6 +98,7 @@ def _cells(outcome: Outcome, fixes: bool) -> Iterator[str]:
 
 
 LEGEND = (
+    "first, second: the worst findings; E: error, W: warning, N: note. "
     "well, sick: % right in eval mode on data held out, without and with the planted cause (video, "
     "dense: % of the variance explained; a control has one of them). s: seconds that the doctor "
     "took."
@@ -129,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases, print the table, and keep records if asked to; returns the exit code."""
     options = parsed(arguments)
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    console, environment, done, interrupted = Console(), describe(), [], False
+    console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)
+    environment, done, interrupted = describe(), [], False
     try:
         everything = wanted(options)
         for _, ground, _ in everything:
@@ -146,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         interrupted = True
     console.print(table(done, options.fixes))
-    console.print(f"\n{LEGEND}\n{summed(done)}", highlight=False)
+    console.print(f"\n{LEGEND}\n{summed(done)}")
     if interrupted:
         return INTERRUPTED
     return DONE if all(one.hit and one.cured is not False for _, one, _ in done) else MISSED

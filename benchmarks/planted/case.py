@@ -4,18 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from planted.ground import Ground
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from planted.ground import Ground
 from renorm.measure.records import MODEL, Setting
 
 Loss = Callable[[Any, Any], Tensor]
 
 
-def setting(
-    purpose: str = "training", steps: int | None = None, accumulation: int = 1
-) -> Setting:
+def setting(purpose: str = "training", steps: int | None = None, accumulation: int = 1) -> Setting:
     """What a user says the model is for; one process."""
     return Setting(MODEL, purpose, steps, accumulation, 1)
 

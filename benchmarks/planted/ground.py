@@ -7,15 +7,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from planted.nets import Plain
 from torch import Tensor
 from torch.nn import functional as F
 
+from planted.nets import Plain
 from renorm.lab.conditions import Sampler, Shuffled
 from renorm.lab.data import Images, cifar10, digits, fashion_mnist, mnist
 from renorm.lab.data.images import scaling
-from renorm.lab.examples import at_most
-from renorm.lab.examples import TensorExamples
+from renorm.lab.examples import TensorExamples, at_most
 
 READERS: dict[str, Callable[[Path | None], Images]] = {
     "digits": lambda _: digits(),
@@ -24,6 +23,7 @@ READERS: dict[str, Callable[[Path | None], Images]] = {
     "cifar10": cifar10,
 }
 TRAIN, TEST = 4000, 1000  # images at most, evenly over the classes
+HELD_OUT = 50  # images a batch
 WIDTHS, DEEP = (16, 32, 64), (16, 16, 32, 32, 64)
 
 Batch = tuple[Tensor, Tensor]
@@ -81,6 +81,12 @@ class Ground:
         """The batches that a user gives: ``count`` of those, in another order than trained by."""
         return list(islice(self.batches(sampler, 2), count))
 
+    def held_out(self) -> list[Batch]:
+        """The images for testing."""
+        images = self.images
+        parts = images.test_images.split(HELD_OUT), images.test_labels.split(HELD_OUT)
+        return list(zip(*parts, strict=True))
+
     def half(self, upper: bool, size: int, stream: int) -> Iterator[Batch]:
         """Batches of the upper or the lower half of the classes at random, without an end."""
         images = self.images
@@ -95,12 +101,12 @@ def _images(data: str, folder: Path | None) -> Images:
     if found.train_images.dtype != torch.uint8:
         return found
     scale = scaling(found.train_images)
-    parts = []
-    for images, labels, count in (
-        (found.train_images, found.train_labels, TRAIN),
-        (found.test_images, found.test_labels, TEST),
-    ):
-        some = at_most(TensorExamples(images, labels, labels), count)
-        inputs, targets = some.batch(torch.arange(len(some)))
-        parts += [F.avg_pool2d(scale(inputs), 2), targets]
-    return Images(*parts, found.classes, found.note)
+
+    def some(images: Tensor, labels: Tensor, count: int) -> Batch:
+        few = at_most(TensorExamples(images, labels, labels), count)
+        inputs, targets = few.batch(torch.arange(len(few)))
+        return F.avg_pool2d(scale(inputs), 2), targets
+
+    train = some(found.train_images, found.train_labels, TRAIN)
+    test = some(found.test_images, found.test_labels, TEST)
+    return Images(*train, *test, found.classes, found.note)

@@ -3,15 +3,15 @@
 from itertools import islice
 
 import torch
+from torch import nn
+
+import renorm
 from planted import photographs
 from planted.case import Case, Patient, setting
 from planted.ground import Ground
 from planted.nets import Rows
 from planted.of_use import residual
 from planted.training import BATCH, LR, STEPS, accuracy, fit, healthy, tested
-from torch import nn
-
-import renorm
 from renorm import limits
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import breast_cancer

@@ -126,9 +126,7 @@ class Rows(nn.Module):
         norms: whether these have one each.
     """
 
-    def __init__(
-        self, classes: int, features: int, hidden: int = 2, norms: bool = True
-    ) -> None:
+    def __init__(self, classes: int, features: int, hidden: int = 2, norms: bool = True) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten(), nn.BatchNorm1d(features)]
         for _ in range(hidden):

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from planted import photographs
-from planted.case import Case, Patient, setting
-from planted.ground import Batch, Ground
-from planted.nets import Pooled, Projected
-from planted.training import BATCH, LR, STEPS, accuracy, fit, tested, well
 from torch import Tensor
 from torch.nn import functional as F
 
 import renorm
+from planted import photographs
+from planted.case import Case, Patient, setting
+from planted.ground import HELD_OUT, Batch, Ground
+from planted.nets import Pooled, Projected
+from planted.training import BATCH, LR, STEPS, accuracy, fit, tested, well
 from renorm import limits
 from renorm.lab.conditions import PK, Clustered, Sampler
 from renorm.lab.models import UNet
@@ -26,7 +26,8 @@ def _trained(
 ) -> Patient:
     """A plain net that was trained by the batches of a sampler."""
     model = fit(ground.net(), ground.batches(sampler), steps, lr)
-    return Patient(model, ground.given(sampler, count), tested(model, ground), well(ground))
+    given, found = ground.given(sampler, count), tested(model, ground)
+    return Patient(model, given, found, well(ground), held_out=ground.held_out())
 
 
 def batch_of_two(ground: Ground) -> Patient:
@@ -41,7 +42,8 @@ def microbatch_of_two(ground: Ground) -> Patient:
     """Ghost batches of two examples, of one large batch."""
     model = renorm.convert(ground.net(), limits=limits.batch_norm(), microbatch=2, momentum=0.1)
     fit(model, ground.batches(BATCH))
-    return Patient(model, ground.given(BATCH, 32), tested(model, ground), well(ground))
+    given, found = ground.given(BATCH, 32), tested(model, ground)
+    return Patient(model, given, found, well(ground), held_out=ground.held_out())
 
 
 def accumulated(ground: Ground) -> Patient:
@@ -54,9 +56,9 @@ def accumulated(ground: Ground) -> Patient:
         if i % 8 == 0:
             optimizer.step()
             optimizer.zero_grad()
-    found = tested(model, ground)
+    given, found = ground.given(4, 96), tested(model, ground)
     said = setting(steps=STEPS, accumulation=8)
-    return Patient(model, ground.given(4, 96), found, well(ground), setting=said)
+    return Patient(model, given, found, well(ground), setting=said, held_out=ground.held_out())
 
 
 def _split(batch: Batch, size: int) -> list[Batch]:
@@ -84,12 +86,12 @@ def by_site(ground: Ground) -> Patient:
 
     The net need not learn to tell them apart from the images, as long as the norms take them away.
     """
-    model, mixed = (
-        fit(ground.net(), _scanned(ground, 1, apart)) for apart in (True, False)
-    )
+    model, mixed = (fit(ground.net(), _scanned(ground, 1, apart)) for apart in (True, False))
     images = _of_scanners(ground.images.test_images, ground.generator(5), 1)
     scores = [accuracy(net, images, ground.images.test_labels) for net in (model, mixed)]
-    return Patient(model, list(islice(_scanned(ground, 2, True), 64)), *scores)
+    given = list(islice(_scanned(ground, 2, True), 64))
+    parts = zip(images.split(HELD_OUT), ground.images.test_labels.split(HELD_OUT), strict=True)
+    return Patient(model, given, scores[0], scores[1], held_out=list(parts))
 
 
 def _scanned(ground: Ground, stream: int, apart: bool) -> Iterator[Batch]:
@@ -121,7 +123,8 @@ def video(ground: Ground) -> Patient:
             scores.append(photographs.explained(net(test[0]), test))
         nets.append(net.train())
     given = list(islice(photographs.clips(*shapes, ground.generator(2)), 40))
-    return Patient(nets[0], given, *scores, loss=photographs.off)
+    sick, good = scores
+    return Patient(nets[0], given, sick, good, photographs.off, held_out=[test])
 
 
 def one_value(ground: Ground) -> Patient:

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from itertools import islice
 
 import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
 from planted import tables
 from planted.case import Case, Patient, classified
 from planted.ground import Ground
 from planted.nets import Rows
 from planted.of_statistics import norms
 from planted.training import BATCH, LR, STEPS, accuracy, fit, healthy, tested, well
-from torch import Tensor, nn
-from torch.nn.utils import prune
 
 METRE = 1e6  # micrometres
 PRUNED = 0.5

@@ -4,13 +4,14 @@ import copy
 from itertools import islice
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from planted import tables
 from planted.case import Case, Patient
 from planted.ground import Ground
 from planted.nets import Rows
 from planted.training import BATCH, STEPS, accuracy, fit, healthy, tested, well
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 CALIBRATE = ("calibrate",)
 FINE = 1e-2  # the unit of the columns is a hundredth of the usual one
@@ -28,7 +29,8 @@ def _with_momentum(model: nn.Module, momentum: float) -> nn.Module:
 
 
 def _patient(model: nn.Module, ground: Ground) -> Patient:
-    return Patient(model, ground.given(BATCH, 40), tested(model, ground), well(ground))
+    given, found = ground.given(BATCH, 40), tested(model, ground)
+    return Patient(model, given, found, well(ground), held_out=ground.held_out())
 
 
 def tiny_momentum(ground: Ground) -> Patient:
@@ -82,7 +84,8 @@ def parameters_alone(ground: Ground) -> Patient:
 def keep_rate(ground: Ground) -> Patient:
     """A momentum of 0.99, as Keras means it: what is kept of the statistics."""
     model = fit(_with_momentum(ground.net(), 0.99), ground.batches(8), 2 * STEPS, 0.05)
-    return Patient(model, ground.given(8, 80), tested(model, ground), well(ground))
+    given, found = ground.given(8, 80), tested(model, ground)
+    return Patient(model, given, found, well(ground), held_out=ground.held_out())
 
 
 def nan_buffer(ground: Ground) -> Patient:
@@ -103,7 +106,7 @@ def half_buffer(ground: Ground) -> Patient:
     good = accuracy(model, *test)
     model.half().float()
     given = list(islice(tables.batches(data, BATCH, ground, 2), 24))
-    return Patient(model, given, accuracy(model, *test), good)
+    return Patient(model, given, accuracy(model, *test), good, held_out=[test])
 
 
 CASES = (

@@ -1,16 +1,17 @@
 """What is wrong with how a sound net is used: its mode, its data, its limits, its conversion."""
 
 import copy
+from collections.abc import Iterable
 from itertools import islice
 
 import torch
-from planted.case import Case, Patient, setting
-from planted.ground import Ground
-from planted.training import BATCH, LR, STEPS, accuracy, fit, healthy, tested, well
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import renorm
+from planted.case import Case, Patient, setting
+from planted.ground import Batch, Ground
+from planted.training import BATCH, LR, STEPS, accuracy, fit, healthy, tested, well
 from renorm import limits
 from renorm.lab.models.resnet import Padded, ResNet
 
@@ -37,7 +38,7 @@ def train_mode_export(ground: Ground) -> Patient:
 def half_exported(ground: Ground) -> Patient:
     """``eval()`` was called, but the last norms are in train mode: they were put there later."""
     model = healthy(ground).eval()
-    for module in list(model.get_submodule("features"))[-3:]:
+    for module in list(model.features)[-3:]:
         module.train()
     return _served(model, ground)
 
@@ -50,11 +51,10 @@ def residual(ground: Ground) -> ResNet:
 def mixed_modes(ground: Ground) -> Patient:
     """After the features were drawn, the stem and the blocks but the last stay in eval mode."""
 
-    def trained_on(model: nn.Module) -> None:
+    def trained_on(model: ResNet) -> None:
         model.train()
-        model.get_submodule("stem").eval()
-        for block in list(model.get_submodule("blocks"))[:-1]:
-            block.eval()
+        model.stem.eval()
+        model.blocks[:-1].eval()
 
     model = fit(residual(ground), ground.batches(BATCH), 10, LR)
     better = fit(copy.deepcopy(model), ground.batches(BATCH, 3), STEPS, LR)
@@ -66,15 +66,17 @@ def mixed_modes(ground: Ground) -> Patient:
 def shifted_domain(ground: Ground) -> Patient:
     """The images of another camera: less contrast, and brighter."""
     model = healthy(ground).eval()
-    images = ground.images
-    other = CONTRAST * images.test_images + BRIGHTNESS
-    order = torch.randperm(len(other), generator=ground.generator(4)).split(BATCH)
-    given = [(other[i], images.test_labels[i]) for i in order if len(i) == BATCH]
-    return Patient(model, given, accuracy(model, other, images.test_labels), well(ground))
+
+    def seen(batches: Iterable[Batch]) -> list[Batch]:
+        return [(CONTRAST * images + BRIGHTNESS, labels) for images, labels in batches]
+
+    test = seen([(ground.images.test_images, ground.images.test_labels)])
+    given, found = seen(ground.given(BATCH, 24)), accuracy(model, *test[0])
+    return Patient(model, given, found, well(ground), held_out=test)
 
 
 def limits_open_early(ground: Ground) -> Patient:
-    """Fine-tuning on new classes with the step count of the checkpoint: r and d are free at once."""
+    """Fine-tuning on new classes with the step count of the checkpoint: r and d are free."""
     model = renorm.convert(ground.net(), limits=limits.over(STEPS))
     fit(model, ground.half(False, BATCH, 1))
     model.head = nn.Linear(model.head.in_features, model.head.out_features)

@@ -76,9 +76,7 @@ def _places(count: int, size: int, generator: Generator) -> tuple[Tensor, Tensor
     images = photographs()
     high, wide = images.shape[2] - size, images.shape[3] - HELD_OUT - size
     limits = (len(images), high + 1, wide + 1)
-    which, rows, columns = (
-        torch.randint(limit, (count,), generator=generator) for limit in limits
-    )
+    which, rows, columns = (torch.randint(limit, (count,), generator=generator) for limit in limits)
     return which, rows, columns
 
 

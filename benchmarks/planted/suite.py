@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from planted import healthy, of_batches, of_channels, of_statistics, of_use
 from planted.case import Case, Patient
 from planted.ground import Ground
-
 from renorm.doctor import Diagnosis
 from renorm.findings import judge
 from renorm.lab.isolation import isolated
 from renorm.measure import survey
 from renorm.measure.circumstances import converted, limits_ahead
+from renorm.measure.records import Record
 
 DISEASES = (*of_batches.CASES, *of_statistics.CASES, *of_channels.CASES, *of_use.CASES)
 CONTROLS = healthy.CASES
@@ -52,7 +52,7 @@ def diagnose(patient: Patient) -> Diagnosis:
     """What the doctor finds."""
     model, said = patient.model, patient.setting
     found = survey(model, patient.batches, patient.loss)
-    more = [said]
+    more: list[Record] = [said]
     if said.steps is not None:
         more += limits_ahead(model, said.steps)
     if patient.before is not None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from functools import cache
 
 import torch
-from planted.ground import Batch, Ground
 from sklearn.datasets import load_breast_cancer, load_wine
 
+from planted.ground import Batch, Ground
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import Images
 from renorm.lab.examples import every_nth_of_each_class

@@ -4,33 +4,38 @@ import copy
 from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from planted.case import Loss, classified
-from planted.ground import Ground
 from torch import Tensor, nn
 
+from planted.case import Loss, classified
+from planted.ground import Ground
+from planted.nets import Plain
 from renorm.lab.isolation import isolated
 
 STEPS, BATCH, LR = 250, 32, 0.1
-Mode = Callable[[nn.Module], object]
+M = TypeVar("M", bound=nn.Module)
 
 
 def fit(
-    model: nn.Module,
+    model: M,
     batches: Iterable[Any],
     steps: int = STEPS,
     lr: float = LR,
     *,
     loss: Loss = classified,
-    mode: Mode = nn.Module.train,
+    mode: Callable[[M], object] = nn.Module.train,
     after: Callable[[], object] | None = None,
-) -> nn.Module:
+) -> M:
     """Train in place by SGD with momentum and a cosine of the learning rate.
 
     Args:
+        model: changed.
         batches: of which the first entry is the input.
+        steps: one a batch.
+        lr: at the first of them.
+        loss: ``(output, batch) -> scalar``.
         mode: puts the model into the mode that its user trains in.
         after: called after each step.
 
@@ -67,12 +72,12 @@ def tested(model: nn.Module, ground: Ground) -> float:
 
 
 @cache
-def _healthy(ground: Ground) -> nn.Module:
+def _healthy(ground: Ground) -> Plain:
     with isolated(ground.seed):
         return fit(ground.net(), ground.batches(BATCH))
 
 
-def healthy(ground: Ground) -> nn.Module:
+def healthy(ground: Ground) -> Plain:
     """A plain net that was trained as it should be, in train mode; a copy of its own."""
     return copy.deepcopy(_healthy(ground))
 
