@@ -4,6 +4,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 
+import renorm
 from planted import healthy, of_batches, of_channels, of_statistics, of_use
 from planted.case import Case, Patient
 from planted.ground import Ground
@@ -12,7 +13,7 @@ from renorm.findings import judge
 from renorm.lab.isolation import isolated
 from renorm.measure import survey
 from renorm.measure.circumstances import converted, limits_ahead
-from renorm.measure.records import Record
+from renorm.measure.records import FixTrial, Record
 
 DISEASES = (*of_batches.CASES, *of_statistics.CASES, *of_channels.CASES, *of_use.CASES)
 CONTROLS = healthy.CASES
@@ -48,9 +49,22 @@ class Outcome:
     diagnosis: float
 
 
-def diagnose(patient: Patient) -> Diagnosis:
-    """What the doctor finds."""
+def diagnose(patient: Patient, *, fixes: bool = False) -> Diagnosis:
+    """What the doctor finds; with ``fixes``, what helps too."""
     model, said = patient.model, patient.setting
+    if fixes:
+        return renorm.diagnose(
+            model,
+            patient.batches,
+            patient.loss,
+            held_out=patient.held_out,
+            purpose=said.purpose,
+            steps=said.steps,
+            accumulation=said.accumulation,
+            processes=said.processes,
+            before=patient.before,
+            try_fixes=True,
+        )
     found = survey(model, patient.batches, patient.loss)
     more: list[Record] = [said]
     if said.steps is not None:
@@ -62,13 +76,21 @@ def diagnose(patient: Patient) -> Diagnosis:
 
 
 def examine(case: Case, ground: Ground, *, fixes: bool = False) -> tuple[Outcome, Diagnosis]:
-    """Make the patient of a case, and have it diagnosed."""
+    """Make the patient of a case, and have it diagnosed.
+
+    Args:
+        case: of the suite.
+        ground: what the patient is made of.
+        fixes: whether to try fixes, where one of them is expected to help.
+    """
     begun = time.perf_counter()
     with isolated(ground.seed):
         patient = case.make(ground)
         made = time.perf_counter()
-        diagnosis = diagnose(patient)
+        diagnosis = diagnose(patient, fixes=fixes and bool(case.fixes))
+    ended = time.perf_counter()
     found = tuple((one.id, one.severity) for one in diagnosis.findings)
+    fix = next((trial.fix for trial in diagnosis.survey.of(FixTrial)), None)
     outcome = Outcome(
         case=case.name,
         planted=case.planted,
@@ -76,10 +98,10 @@ def examine(case: Case, ground: Ground, *, fixes: bool = False) -> tuple[Outcome
         hit=is_hit(case, found),
         sick=patient.sick,
         well=patient.well,
-        fix=None,
-        cured=None,
+        fix=fix,
+        cured=None if fix is None else fix in case.fixes,
         training=made - begun,
-        diagnosis=time.perf_counter() - made,
+        diagnosis=ended - made,
     )
     return outcome, diagnosis
 
