@@ -162,6 +162,8 @@ def report(one: Done, messages: Console, verbose: bool) -> None:
     what = "hit" if outcome.hit else "MISSED"
     messages.print(f"{ground.data} {ground.seed} {outcome.case}: {what}")
     if verbose:
+        for name, gain in outcome.gains:
+            messages.print(f"    {name}: {'no gain known' if gain is None else f'{gain:+.3g}'}")
         for finding in findings:
             layers = ", ".join(finding.layers[:4])
             messages.print(f"    {finding.severity} {finding.id} [{layers}]: {finding.title}")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import renorm
 from planted import healthy, of_batches, of_channels, of_statistics, of_use
@@ -34,6 +36,7 @@ class Outcome:
         sick, well: as in ``Patient``.
         fix: that was ranked first; None if none was tried.
         cured: whether that is one that was expected; None if none was tried.
+        gains: fixes in their order, each with its mean gain in loss, or None if it has none.
         training, diagnosis: seconds, of the patient's making and of the doctor.
     """
 
@@ -45,6 +48,7 @@ class Outcome:
     well: float | None
     fix: str | None
     cured: bool | None
+    gains: tuple[tuple[str, float | None], ...]
     training: float
     diagnosis: float
 
@@ -90,7 +94,8 @@ def examine(case: Case, ground: Ground, *, fixes: bool = False) -> tuple[Outcome
         diagnosis = diagnose(patient, fixes=fixes and bool(case.fixes))
     ended = time.perf_counter()
     found = tuple((one.id, one.severity) for one in diagnosis.findings)
-    fix = next((trial.fix for trial in diagnosis.survey.of(FixTrial)), None)
+    trials = diagnosis.survey.of(FixTrial)
+    fix = next((trial.fix for trial in trials), None)
     outcome = Outcome(
         case=case.name,
         planted=case.planted,
@@ -100,10 +105,16 @@ def examine(case: Case, ground: Ground, *, fixes: bool = False) -> tuple[Outcome
         well=patient.well,
         fix=fix,
         cured=None if fix is None else fix in case.fixes,
+        gains=tuple((trial.fix, _mean(trial.gains)) for trial in trials),
         training=made - begun,
         diagnosis=ended - made,
     )
     return outcome, diagnosis
+
+
+def _mean(gains: Sequence[float | None]) -> float | None:
+    told = [gain for gain in gains if gain is not None]
+    return fmean(told) if told else None
 
 
 def is_hit(case: Case, found: tuple[tuple[str, str], ...]) -> bool:
