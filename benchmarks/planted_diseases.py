@@ -25,6 +25,7 @@ from pathlib import Path
 
 from planted.ground import READERS, Ground
 from planted.suite import CASES, Outcome, examine
+from renorm.lab.environment import describe
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +33,6 @@ from rich.table import Table
 from renorm.cli import DONE, INTERRUPTED, USAGE
 from renorm.errors import RenormError
 from renorm.findings import Finding
-from renorm.lab.environment import describe
 
 SCHEMA = 1
 MISSED = 1

@@ -1,6 +1,5 @@
 """All cases, and what the doctor makes of one."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,8 @@ from planted import healthy, of_batches, of_channels, of_statistics, of_use
 from planted.case import Case, Patient
 from planted.ground import Ground
 from renorm.doctor import Diagnosis
-from renorm.findings import judge
 from renorm.lab.isolation import isolated
-from renorm.measure import survey
-from renorm.measure.circumstances import converted, limits_ahead
-from renorm.measure.records import FixTrial, Record
+from renorm.measure.records import FixTrial
 
 DISEASES = (*of_batches.CASES, *of_statistics.CASES, *of_channels.CASES, *of_use.CASES)
 CONTROLS = healthy.CASES
@@ -56,27 +52,18 @@ class Outcome:
 def diagnose(patient: Patient, *, fixes: bool = False) -> Diagnosis:
     """What the doctor finds; with ``fixes``, what helps too."""
     model, said = patient.model, patient.setting
-    if fixes:
-        return renorm.diagnose(
-            model,
-            patient.batches,
-            patient.loss,
-            held_out=patient.held_out,
-            purpose=said.purpose,
-            steps=said.steps,
-            accumulation=said.accumulation,
-            processes=said.processes,
-            before=patient.before,
-            try_fixes=True,
-        )
-    found = survey(model, patient.batches, patient.loss)
-    more: list[Record] = [said]
-    if said.steps is not None:
-        more += limits_ahead(model, said.steps)
-    if patient.before is not None:
-        more += converted(patient.before, model)
-    found = dataclasses.replace(found, records=(*found.records, *more))
-    return Diagnosis(found, judge(found))
+    return renorm.diagnose(
+        model,
+        patient.batches,
+        patient.loss,
+        held_out=patient.held_out if fixes else None,
+        purpose=said.purpose,
+        steps=said.steps,
+        accumulation=said.accumulation,
+        processes=said.processes,
+        before=patient.before,
+        try_fixes=fixes,
+    )
 
 
 def examine(case: Case, ground: Ground, *, fixes: bool = False) -> tuple[Outcome, Diagnosis]:
