@@ -52,28 +52,29 @@ def _prepare_once() -> None:
 def _know_types() -> None:
     """Types are few, and are made and taken apart at every operation."""
     import numpy as np
-    from triton.language import core
+    from triton.language import core as _core
     from triton.runtime import interpreter
 
+    core: Any = _core
     find_dtype, make_type = interpreter._get_np_dtype, core.block_type.__init__
     dtypes: dict[str, np.dtype] = {}
     types: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
     shapes: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
-    def np_dtype(dtype: core.dtype) -> np.dtype:
+    def np_dtype(dtype: Any) -> np.dtype:
         name = dtype.scalar.name
         if name not in dtypes:
             dtypes[name] = find_dtype(dtype)
         return dtypes[name]
 
-    def init_type(self: Any, element_ty: core.dtype, shape: Any) -> None:
+    def init_type(self: Any, element_ty: Any, shape: Any) -> None:
         key = element_ty.name, tuple(getattr(size, "value", size) for size in shape)
         if key not in types:
             make_type(self, element_ty, shape)
             types[key] = dict(vars(self))
         vars(self).update(types[key])
 
-    def init_tensor(self: Any, handle: Any, type: core.dtype) -> None:
+    def init_tensor(self: Any, handle: Any, type: Any) -> None:
         self.handle, self.type, self.dtype = handle, type, type.scalar
         shape = tuple(type.shape) if type.is_block() else ()
         if shape not in shapes:
