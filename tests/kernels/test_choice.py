@@ -1,7 +1,6 @@
 """When the kernel in C serves, when it does not, and what is said then."""
 
 import importlib
-import os
 import subprocess
 import sys
 from typing import Any
