@@ -1,8 +1,9 @@
 """Workers that need not import torch again."""
 
+import multiprocessing
+
 import pytest
 
-from renorm.lab import pool
 from support.ranks import prepared
 
 
@@ -10,4 +11,4 @@ from support.ranks import prepared
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts the pool's workers prepared, for tests of what they do and not of how they start."""
     context = prepared()
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda method: context)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
