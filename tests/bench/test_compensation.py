@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from torch import nn
 
 from renorm.errors import ArgumentError
 from renorm.reference import as_patches, centred_exact, centred_first_order, observe
+from support.scripts import command
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "compensation.py"
 SMALL = ["--lr", "0.1", "--norm-batches", "2", "--batch", "4", "--seeds", "1", "--draws", "2"]
@@ -224,8 +223,7 @@ def test_a_mistake_is_a_message(
 
 
 def test_a_mistake_on_the_command_line_has_no_traceback() -> None:
-    command = [sys.executable, str(SCRIPT), "--seeds", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "at least 1, got 0" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = command(SCRIPT.name, "--seeds", "0")
+    assert done.code == 2
+    assert "at least 1, got 0" in done.err
+    assert "Traceback" not in done.err

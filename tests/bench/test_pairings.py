@@ -1,19 +1,16 @@
 """The script that prints pairs and memory."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pairings.py"
+from support.scripts import command
 
 
 @pytest.mark.parametrize("settings", [[], ["--compensation", "exact", "--sample", "4"]])
 def test_prints_pairs_and_what_is_held(settings: list[str]) -> None:
-    command = [sys.executable, str(SCRIPT), "--models", "unet", *settings]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    code, text, _ = command("pairings.py", "--models", "unet", *settings)
+    assert code == 0
     assert re.search(r"merged\.4 .* merged\.3 ", text)
     said = re.search(r"history: ([\d.]+) MiB in all", text)
     held = re.search(r"held: ([\d.]+) MiB, (\d+) %", text)

@@ -3,8 +3,6 @@
 import gzip
 import importlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from renorm.errors import ArgumentError
 from renorm.lab.data import Images
 from renorm.limits import over
 from renorm.nn import BatchRenorm2d
+from support.scripts import command
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "small_batches.py"
 FILES = {"train": 40, "t10k": 40}
@@ -68,11 +67,6 @@ def images(script: Any, data: Path) -> Images:
 def a_run(training: Any, **changes: Any) -> Any:
     base = training.Run("batch_norm", norm_batch=2, seed=0, steps=2, batch=4, lr=0.05)
     return replace(base, **changes)
-
-
-def call(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--data", str(data), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def statistics(model: nn.Module) -> list[torch.Tensor]:
@@ -242,8 +236,9 @@ def test_an_interrupted_file_is_gone_on_with(
     script: Any, data: Path, tmp_path: Path, capsys: Any
 ) -> None:
     file = tmp_path / "runs.jsonl"
-    done = call(data, *SETTINGS, "--seeds", "1", "--json", str(file))
-    assert done.returncode == 0, done.stderr
+    settings = ["--data", str(data), *SETTINGS, "--seeds", "1", "--json", str(file)]
+    done = command(SCRIPT.name, *settings)
+    assert done.code == 0, done.err
     lines = file.read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert {(r["normalizer"], r["norm_batch"]) for r in records} == {
@@ -251,8 +246,7 @@ def test_an_interrupted_file_is_gone_on_with(
     }
     assert all(record["environment"]["torch"] for record in records)
     file.write_text("\n".join(lines[1:]) + "\n")
-    rest = ["--data", str(data), *SETTINGS, "--seeds", "1", "--json", str(file), "--jobs", "1"]
-    assert script.main(rest) == 0
+    assert script.main([*settings, "--jobs", "1"]) == 0
     *kept, new = file.read_text().splitlines()
     assert kept == lines[1:]
     made = json.loads(new)

@@ -1,8 +1,6 @@
 """The benchmark of shared statistics: what it delays, what it counts, and that it runs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +8,20 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from support.scripts import command
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sync_step.py"
 NET = ("--net", "1", "--batch", "2", "--side", "8", "--blocks", "1", "--steps", "1")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-
-
 def test_two_processes_and_what_they_send(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    done = run("--processes", "2", "--latency", "0", *NET, "--json", str(file))
-    assert done.returncode == 0, done.stderr
-    assert "2 processes on" in done.stdout
+    settings = ["--processes", "2", "--latency", "0", *NET, "--json", str(file)]
+    done = command(SCRIPT.name, *settings)
+    assert done.code == 0, done.err
+    assert "2 processes on" in done.out
     rows = {r["provider"]: r for r in map(json.loads, file.read_text().splitlines())}
     layers, channels = 9, 3 * 16 + 3 * 32 + 3 * 64  # a stem or a shortcut, and two, each stage
     sent = {
@@ -44,10 +42,10 @@ def test_two_processes_and_what_they_send(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [("--processes", "1"), ("--latency", "-1"), ("--steps", "x")])
 def test_a_mistake_is_a_message(wrong: tuple[str, str]) -> None:
-    done = run(*wrong)
-    assert done.returncode == 2
-    assert wrong[0] in done.stderr
-    assert "Traceback" not in done.stderr
+    done = command(SCRIPT.name, *wrong)
+    assert done.code == 2
+    assert wrong[0] in done.err
+    assert "Traceback" not in done.err
 
 
 class Clock:

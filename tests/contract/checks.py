@@ -1,24 +1,24 @@
 """The contract: what every layer must do on every case, as functions that raise.
 
-Each check builds its layers through the subject, so the same list judges our layers, torch's
+Each check gets its layers from a trial of a subject, so the same list judges our layers, torch's
 batch norm where the semantics agree, and layers with planted bugs.
 """
 
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from contract.trial import Trial, made, state_of
 from renorm import limits
 from support.cases import HALF, Case, Inputs, inputs
 from support.oracle import expected
-from support.subjects import BATCH_NORM, Subject, arguments, fill, full_step, step
+from support.subjects import BATCH_NORM, Subject, arguments, fill, step
 from support.tolerance import assert_close, bound
 
 STATE = {"running_mean", "running_var", "num_batches_tracked"}
@@ -28,7 +28,7 @@ STATE = {"running_mean", "running_var", "num_batches_tracked"}
 class Check:
     """A named part of the contract, and where it applies."""
 
-    run: Callable[[Subject, Case], None]
+    run: Callable[[Trial], None]
     when: Callable[[Subject, Case], bool]
 
     @property
@@ -41,8 +41,8 @@ CHECKS: list[Check] = []
 
 def check(
     when: Callable[[Subject, Case], bool] = lambda s, c: True,
-) -> Callable[[Callable[[Subject, Case], None]], Callable[[Subject, Case], None]]:
-    def register(run: Callable[[Subject, Case], None]) -> Callable[[Subject, Case], None]:
+) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
+    def register(run: Callable[[Trial], None]) -> Callable[[Trial], None]:
         CHECKS.append(Check(run, lambda s, c: s.serves(c) and when(s, c)))
         return run
 
@@ -57,15 +57,6 @@ def _ours(subject: Subject, case: Case) -> bool:
     return subject.renormalizes
 
 
-def _made(subject: Subject, case: Case, t: Inputs | None = None) -> tuple[Any, Inputs]:
-    t = inputs(case) if t is None else t
-    return fill(subject.build(case), t), t
-
-
-def _state(layer: Any) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in layer.state_dict().items()}
-
-
 def _followed(case: Case, t: Inputs, y: Tensor) -> Tensor:
     """What follows the normalization, done to its output."""
     y = y if t.residual is None else y + t.residual
@@ -73,41 +64,35 @@ def _followed(case: Case, t: Inputs, y: Tensor) -> Tensor:
 
 
 @check(when=_agrees)
-def forward_matches_the_reference(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    exact = expected(case, t)
-    y, _ = step(layer, t)
-    assert_close("y", y, exact.y, case.dtype, offset=exact.offset)
+def forward_matches_the_reference(trial: Trial) -> None:
+    exact = trial.exact
+    assert_close("y", trial.first.y, exact.y, trial.case.dtype, offset=exact.offset)
 
 
 @check(when=_agrees)
-def gradients_match_the_reference(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    exact = expected(case, t)
-    _, dx, dresidual = full_step(layer, t)
-    assert_close("dx", dx, exact.dx, case.dtype, scale=exact.dx_scale, offset=exact.offset)
+def gradients_match_the_reference(trial: Trial) -> None:
+    case, exact, first = trial.case, trial.exact, trial.first
+    assert_close("dx", first.dx, exact.dx, case.dtype, scale=exact.dx_scale, offset=exact.offset)
     if exact.dresidual is not None and case.residual:
-        assert_close("dresidual", dresidual, exact.dresidual, case.dtype)
+        assert_close("dresidual", first.dresidual, exact.dresidual, case.dtype)
     if case.affine:
         assert_close(
-            "dweight", layer.weight.grad, exact.dweight, case.dtype,
+            "dweight", first.dweight, exact.dweight, case.dtype,
             scale=exact.dweight_scale, offset=exact.offset,
         )  # fmt: skip
     if case.affine and case.bias:
-        assert_close("dbias", layer.bias.grad, exact.dbias, case.dtype, scale=exact.dbias_scale)
+        assert_close("dbias", first.dbias, exact.dbias, case.dtype, scale=exact.dbias_scale)
 
 
 @check(when=_ours)
-def running_statistics_match_the_reference(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    exact = expected(case, t)
-    step(layer, t)
+def running_statistics_match_the_reference(trial: Trial) -> None:
+    case, exact, state = trial.case, trial.exact, trial.first.state
     stored = case.parameter_dtype or case.dtype
     for name, value in (("running_mean", exact.new_mean), ("running_var", exact.new_var)):
         size = float(value.abs().max())
         # half the arithmetic bound: 1e-6 in float32
-        assert_close(name, getattr(layer, name), value, stored, scale=size * _half_or_one(stored))
-    assert int(layer.num_batches_tracked) == 1
+        assert_close(name, state[name], value, stored, scale=size * _half_or_one(stored))
+    assert int(state["num_batches_tracked"]) == 1
 
 
 def _half_or_one(dtype: torch.dtype) -> float:
@@ -115,27 +100,23 @@ def _half_or_one(dtype: torch.dtype) -> float:
 
 
 @check(when=_ours)
-def second_step_uses_the_statistics_of_the_first(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    step(layer, t)
+def second_step_uses_the_statistics_of_the_first(trial: Trial) -> None:
+    case, layer = trial.case, trial.stepped
     later = inputs(case, step=1)
     later.running_mean, later.running_var = layer.running_mean.clone(), layer.running_var.clone()
     later.weight, later.bias = layer.weight, layer.bias
     exact = expected(case, later)
-    y, _ = step(layer, later)
+    y = layer(later.x, **arguments(later))
     assert_close("y", y, exact.y, case.dtype, offset=exact.offset)
 
 
 @check(when=lambda s, c: BATCH_NORM.serves(c) and c.dtype == torch.float32)
-def never_worse_than_batch_norm(subject: Subject, case: Case) -> None:
-    plain = replace(case, limits=(1.0, 0.0))
-    layer, t = _made(subject, plain)
-    theirs = fill(BATCH_NORM.build(plain), t)
-    exact = expected(plain, t)
+def never_worse_than_batch_norm(trial: Trial) -> None:
+    case, exact = trial.case, trial.plain.exact
     for name, ours, native, value, scale in zip(
         ("y", "dx"),
-        step(layer, t),
-        step(theirs, t),
+        trial.plain.first[:2],
+        trial.batch_norm[:2],
         (exact.y, exact.dx),
         (float(exact.y.abs().max()), exact.dx_scale),
         strict=True,
@@ -146,26 +127,25 @@ def never_worse_than_batch_norm(subject: Subject, case: Case) -> None:
 
 
 @check(when=lambda s, c: BATCH_NORM.serves(c))
-def limits_of_one_and_zero_are_batch_norm(subject: Subject, case: Case) -> None:
-    plain = replace(case, limits=(1.0, 0.0))
-    layer, t = _made(subject, plain)
-    exact = expected(plain, t)
-    theirs = fill(BATCH_NORM.build(plain), t)
+def limits_of_one_and_zero_are_batch_norm(trial: Trial) -> None:
+    exact = trial.plain.exact
     scales = (float(exact.y.abs().max()), exact.dx_scale)
-    for ours, native, scale in zip(step(layer, t), step(theirs, t), scales, strict=True):
+    both = trial.plain.first[:2], trial.batch_norm[:2]
+    for ours, native, scale in zip(*both, scales, strict=True):
         assert_close(
-            "batch norm", ours, native.double(), case.dtype, scale=2 * scale, offset=exact.offset
-        )
+            "batch norm", ours, native.double(), trial.case.dtype,
+            scale=2 * scale, offset=exact.offset,
+        )  # fmt: skip
 
 
 @check(when=_ours)
-def unclipped_training_is_inference(subject: Subject, case: Case) -> None:
-    open_case = replace(case, limits=(float("inf"), float("inf")))
-    layer, t = _made(subject, open_case)
+def unclipped_training_is_inference(trial: Trial) -> None:
+    case = replace(trial.case, limits=(float("inf"), float("inf")))
+    layer, t = made(trial.subject, case)
     with torch.no_grad():
         inference = layer.eval()(t.x, **arguments(t))
         training = layer.train()(t.x, **arguments(t))
-    exact = expected(open_case, t)
+    exact = expected(case, t)
     scale = 2 * float(exact.y.abs().max())
     # eval subtracts at the size of x, whatever the batch's own offset is
     offset = float((t.x.abs().max().double() / (t.running_var.double() + case.eps).sqrt()).max())
@@ -173,9 +153,9 @@ def unclipped_training_is_inference(subject: Subject, case: Case) -> None:
 
 
 @check(when=lambda s, c: _ours(s, c) and not (c.microbatch or c.masked or c.followed))
-def gradient_is_batch_norm_scaled_by_r(subject: Subject, case: Case) -> None:
+def gradient_is_batch_norm_scaled_by_r(trial: Trial) -> None:
     """dx is BN's with weight gamma * r: anything more flows through r or d."""
-    layer, t = _made(subject, case)
+    case, t = trial.case, inputs(trial.case)
     wide = t.x.double()
     dims = [0, *range(2, wide.dim())]
     var, _ = torch.var_mean(wide, dims, correction=0)
@@ -186,27 +166,25 @@ def gradient_is_batch_norm_scaled_by_r(subject: Subject, case: Case) -> None:
     x = wide.clone().requires_grad_()
     F.batch_norm(x, None, None, gamma * r, None, True, 0.0, case.eps).backward(t.dy.double())
     assert x.grad is not None
-    _, dx = step(layer, t)
-    exact = expected(case, t)
+    exact, dx = trial.exact, trial.first.dx
     assert_close("dx", dx, x.grad, case.dtype, scale=exact.dx_scale, offset=exact.offset)
 
 
 @check()
-def output_has_the_dtype_and_layout_of_the_input(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    for mode in (True, False):
-        y = layer.train(mode)(t.x, **arguments(t))
+def output_has_the_dtype_and_layout_of_the_input(trial: Trial) -> None:
+    layer, t = made(trial.subject, trial.case)
+    for y in (trial.first.y, layer.eval()(t.x, **arguments(t))):
         assert y.dtype == t.x.dtype
         assert y.shape == t.x.shape
-        if case.layout in ("contiguous", "channels_last"):
+        if trial.case.layout in ("contiguous", "channels_last"):
             assert y.stride() == t.x.stride()
 
 
 @check()
-def eval_is_native_batch_norm_and_changes_nothing(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
+def eval_is_native_batch_norm_and_changes_nothing(trial: Trial) -> None:
+    case, (layer, t) = trial.case, made(trial.subject, trial.case)
     layer.eval()
-    before = _state(layer)
+    before = state_of(layer)
     y = layer(t.x, **arguments(t))
     native = F.batch_norm(
         t.x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=case.eps
@@ -219,56 +197,49 @@ def eval_is_native_batch_norm_and_changes_nothing(subject: Subject, case: Case) 
 
 
 @check(when=_ours)
-def non_finite_batch_leaves_the_statistics(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    before = _state(layer)
+def non_finite_batch_leaves_the_statistics(trial: Trial) -> None:
+    layer, t = made(trial.subject, trial.case)
+    before = state_of(layer)
     for bad in (float("nan"), float("inf")):
         x = t.x.clone(memory_format=torch.contiguous_format)
         x[0, 0] = bad
         y = layer(x, **arguments(t))
         assert not y[0, 0].isfinite().any(), "the output hides the bad values"
     assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
-    step(layer, t)
+    layer(t.x, **arguments(t))
     assert int(layer.num_batches_tracked) == 1
 
 
 @check()
-def statistics_stay_finite_in_their_dtype(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    step(layer, t)
-    assert layer.running_mean.isfinite().all()
-    assert layer.running_var.isfinite().all()
+def statistics_stay_finite_in_their_dtype(trial: Trial) -> None:
+    state = trial.first.state
+    assert state["running_mean"].isfinite().all()
+    assert state["running_var"].isfinite().all()
 
 
 @check()
-def state_is_that_of_batch_norm(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
+def state_is_that_of_batch_norm(trial: Trial) -> None:
+    case, t, layer = trial.case, inputs(trial.case), trial.stepped
     plain = replace(case, masked=False, microbatch=None)
     theirs = BATCH_NORM.build(plain)
     assert list(layer.state_dict()) == list(theirs.state_dict())
     assert [n for n, _ in layer.named_parameters()] == [n for n, _ in theirs.named_parameters()]
-    step(layer, t)
     theirs.load_state_dict(layer.state_dict(), strict=True)
-    fresh = subject.build(case)
+    fresh = trial.subject.build(case)
     fresh.load_state_dict(theirs.state_dict(), strict=True)
     assert torch.equal(fresh.eval()(t.x), layer.eval()(t.x))
 
 
 @check()
-def buffers_are_written_in_place(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    before = {name: (buffer, buffer.data_ptr()) for name, buffer in layer.named_buffers()}
-    assert set(before) == STATE
-    step(layer, t)
-    for name, buffer in layer.named_buffers():
-        assert buffer is before[name][0]
-        assert buffer.data_ptr() == before[name][1]
+def buffers_are_written_in_place(trial: Trial) -> None:
+    first = trial.first
+    assert set(first.buffers) == STATE
+    assert first.buffers == first.buffers_before
 
 
 @check()
-def copies_and_pickles_train_on_alike(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    step(layer, t)
+def copies_and_pickles_train_on_alike(trial: Trial) -> None:
+    layer = trial.stepped
     stream = io.BytesIO()
     torch.save(layer, stream)
     stream.seek(0)
@@ -277,8 +248,7 @@ def copies_and_pickles_train_on_alike(subject: Subject, case: Case) -> None:
         pickle.loads(pickle.dumps(layer)),
         torch.load(stream, weights_only=False),
     ]
-    later = inputs(case, step=1)
-    layer.zero_grad()
+    later = inputs(trial.case, step=1)
     results = []
     for one in (layer, *copies):
         one.zero_grad()
@@ -292,20 +262,20 @@ def copies_and_pickles_train_on_alike(subject: Subject, case: Case) -> None:
         not (c.masked or c.constant_channel or c.followed) and c.dtype not in HALF and c.offset == 0
     )
 )
-def batch_norm_phase_ignores_an_affine_change_of_the_input(subject: Subject, case: Case) -> None:
-    plain = replace(case, limits=(1.0, 0.0), eps=1e-30)
-    layer, t = _made(subject, plain)
+def batch_norm_phase_ignores_an_affine_change_of_the_input(trial: Trial) -> None:
+    case = trial.case
+    layer, t = made(trial.subject, replace(case, limits=(1.0, 0.0), eps=1e-30))
     with torch.no_grad():
         y, moved = layer(t.x), layer(4 * t.x + 2 * case.spread)
     assert_close("y", moved, y.double(), case.dtype, scale=2 * float(y.abs().max()), offset=8.0)
 
 
 @check(when=lambda s, c: c.masked)
-def padding_is_never_read_and_becomes_zero(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
+def padding_is_never_read_and_becomes_zero(trial: Trial) -> None:
+    case, (layer, t) = trial.case, made(trial.subject, trial.case)
     assert t.mask is not None
     keep = t.mask.unsqueeze(1).expand(t.x.shape)
-    other = fill(subject.build(case), t)
+    other = fill(trial.subject.build(case), t)
     y, dx = step(layer, t)
     t.x = torch.where(keep, t.x, float("nan"))
     y_again, dx_again = step(other, t)
@@ -319,21 +289,21 @@ def padding_is_never_read_and_becomes_zero(subject: Subject, case: Case) -> None
 
 
 @check(when=lambda s, c: _ours(s, c) and c.id in ("2d", "4d", "microbatch"))
-def correction_stays_within_its_limits_after_the_ramp(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
+def correction_stays_within_its_limits_after_the_ramp(trial: Trial) -> None:
+    case, (layer, t) = trial.case, made(trial.subject, trial.case)
     schedule = limits.over(20)
     for now in (0, 5, 20, 1_000, 100_000):
         fill(layer, t)
         layer.limits = schedule
         layer.num_batches_tracked.fill_(now)
         exact = expected(replace(case, limits=schedule(now)), t)
-        y, _ = step(layer, t)
+        y = layer(t.x, **arguments(t))
         assert_close(f"y at step {now}", y, exact.y, case.dtype, scale=float(exact.y.abs().max()))
 
 
 @check(when=lambda s, c: c.offset == 1e4 and _ours(s, c))
-def variance_survives_a_large_offset(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, replace(case, momentum=1.0))
+def variance_survives_a_large_offset(trial: Trial) -> None:
+    layer, t = made(trial.subject, replace(trial.case, momentum=1.0))
     layer(t.x)
     exact = t.x.double().var([0, *range(2, t.x.dim())], correction=0)
     error = float(((layer.running_var.double() - exact).abs() / exact).max())
@@ -341,9 +311,8 @@ def variance_survives_a_large_offset(subject: Subject, case: Case) -> None:
 
 
 @check(when=lambda s, c: not c.masked and c.microbatch is None)
-def order_of_examples_and_channels_does_not_matter(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
-    y, _ = step(layer, t)
+def order_of_examples_and_channels_does_not_matter(trial: Trial) -> None:
+    case, t, y = trial.case, inputs(trial.case), trial.first.y
     examples = torch.arange(case.shape[0]).flip(0)
     channels = torch.arange(case.shape[1]).flip(0)
     turned = Inputs(
@@ -353,16 +322,15 @@ def order_of_examples_and_channels_does_not_matter(subject: Subject, case: Case)
         bias=None if t.bias is None else t.bias[channels],
         residual=None if t.residual is None else t.residual[examples][:, channels],
     )  # fmt: skip
-    other, _ = _made(subject, case, turned)
-    y_turned, _ = step(other, turned)
-    back = y_turned[examples][:, channels].double()
-    offset = expected(case, t).offset
-    assert_close("y", y, back, case.dtype, scale=2 * float(y.abs().max()), offset=offset)
+    layer = fill(trial.subject.build(case), turned)
+    back = layer(turned.x, **arguments(turned)).detach()[examples][:, channels].double()
+    scale = 2 * float(y.abs().max())
+    assert_close("y", y, back, case.dtype, scale=scale, offset=trial.exact.offset)
 
 
 @check(when=_ours)  # torch uses the changed statistics here, without a word
-def backward_of_an_eval_forward_survives_a_training_step(subject: Subject, case: Case) -> None:
-    layer, t = _made(subject, case)
+def backward_of_an_eval_forward_survives_a_training_step(trial: Trial) -> None:
+    layer, t = made(trial.subject, trial.case)
     gradients = []
     for disturbed in (False, True):
         fill(layer, t)
@@ -372,3 +340,15 @@ def backward_of_an_eval_forward_survives_a_training_step(subject: Subject, case:
             layer.train()(t.x, **arguments(t))
         gradients += torch.autograd.grad(y, x, t.dy)
     assert torch.equal(*gradients)
+
+
+def failures(trial: Trial, checks: Iterable[Check] = CHECKS) -> dict[str, Exception]:
+    """What fails of all that applies, by check; a crash is a failure too."""
+    failed = {}
+    for one in checks:
+        if one.when(trial.subject, trial.case):
+            try:
+                one.run(trial)
+            except Exception as error:
+                failed[one.id] = error
+    return failed

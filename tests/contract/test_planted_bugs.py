@@ -5,7 +5,8 @@
 
 import pytest
 
-from contract.checks import CHECKS
+from contract.checks import CHECKS, failures
+from contract.trial import Trial
 from support import planted, planted_activated
 from support.cases import CASES, EPILOGUES
 from support.subjects import Subject
@@ -18,20 +19,14 @@ BUGS = [planted.planted(bug) for bug in planted.BUGS] + [
 
 
 def caught_by(subject: Subject, *, stop_at_first: bool) -> list[str]:
-    """The checks that fail on this subject, each on the first case that shows it."""
-    found = []
-    for check in CHECKS:
-        for case in CASES + EPILOGUES:
-            if not check.when(subject, case):
-                continue
-            try:
-                check.run(subject, case)
-            except Exception:  # a crash is a catch too
-                found.append(check.id)
-                break
+    """The checks that fail on this subject in any case, in their order."""
+    found: set[str] = set()
+    for case in CASES + EPILOGUES:
+        left = [check for check in CHECKS if check.id not in found]
+        found |= set(failures(Trial(subject, case), left))
         if found and stop_at_first:
             break
-    return found
+    return [check.id for check in CHECKS if check.id in found]
 
 
 @pytest.mark.parametrize("plain", PLAIN, ids=lambda subject: subject.id)

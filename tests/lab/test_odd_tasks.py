@@ -104,6 +104,7 @@ def test_an_outcome_that_cannot_be_kept_fails_its_run(score: str, folder: Path) 
     assert from_line(to_line(record)) == record
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_task_that_exits_fails_its_runs_and_the_grid_goes_on(workers: int, folder: Path) -> None:
     ours = runs(

@@ -64,6 +64,7 @@ def test_worker_processes_give_the_same_records_and_end() -> None:
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_worker_that_dies_fails_its_own_run_alone(deadly: str) -> None:
     dead = replace(SHORT, task=f"{deadly}:Deadly", model="")
     greedy = replace(SHORT, task=f"{deadly}:Greedy", model="")
@@ -76,6 +77,7 @@ def test_a_worker_that_dies_fails_its_own_run_alone(deadly: str) -> None:
     assert outcomes[SHORT].error is outcomes[runs[1]].error is None
 
 
+@pytest.mark.usefixtures("forked")
 def test_closing_early_ends_the_workers() -> None:
     before = set(multiprocessing.active_children())
     outcomes = run_all([replace(SHORT, seed=seed) for seed in range(50)], PARALLEL)

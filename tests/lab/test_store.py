@@ -1,7 +1,4 @@
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +8,7 @@ from renorm.errors import ArgumentError, RecordError
 from renorm.lab.store import Store
 from renorm.report.records import Record, to_line
 from report.constructed import PLAIN, diverged, finished
+from support.ranks import prepared
 
 FIRST, SECOND = finished(PLAIN, 0.5), diverged(replace(PLAIN, seed=1))
 
@@ -140,19 +138,20 @@ def test_a_path_without_a_name_is_explained(path: str) -> None:
         Store(Path(path))
 
 
+def append(path: Path, name: str) -> None:
+    for seed in range(20):
+        run = replace(PLAIN, seed=seed, normalizer=name)
+        Store(path).append(Record(run, error="x" * 10_000))
+
+
 def test_records_of_several_processes_are_all_there_and_whole(store: Store) -> None:
-    code = (
-        "import sys; from dataclasses import replace; from pathlib import Path\n"
-        "from renorm.lab.store import Store; from renorm.report.records import Record\n"
-        "from report.constructed import PLAIN\n"
-        "for seed in range(20):\n"
-        "    run = replace(PLAIN, seed=seed, normalizer=sys.argv[2])\n"
-        "    Store(Path(sys.argv[1])).append(Record(run, error='x' * 10_000))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, str(store.path)]
-    writers = [subprocess.Popen([*command, name], env=environment) for name in ("one", "two")]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    process = prepared().Process
+    writers = [process(target=append, args=(store.path, name)) for name in ("one", "two")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
     records, warning = store.read()
     assert warning is None
     assert sorted((one.normalizer, one.seed) for one in records) == [

@@ -66,5 +66,7 @@ def compile_all(dtype: torch.dtype) -> None:
 
 if __name__ == "__main__":
     os.environ.pop("TRITON_INTERPRET", None)
-    os.environ["TRITON_CACHE_DIR"] = sys.argv[2]
-    compile_all(getattr(torch, sys.argv[1]))
+    _, os.environ["TRITON_CACHE_DIR"], *names = sys.argv
+    for name in names:
+        print(name, file=sys.stderr)
+        compile_all(getattr(torch, name))
