@@ -23,20 +23,28 @@ def find(model: nn.Module) -> dict[str, nn.Module]:
     """The layers by their first names.
 
     Raises:
-        ArgumentError: there is none, or one has not met its first input.
+        ArgumentError: there is none, or one has not met its first input, or has no values.
     """
     found = {n or MODEL: m for n, m in model.named_modules() if normalizes(m)}
     if not found:
+        scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+        give = "the model from before torch.jit" if scripted else "a model that has some"
         raise ArgumentError(
             f"{type(model).__name__} has no normalization layer to look at: batch norm of torch "
-            "or timm, FrozenBatchNorm2d, batch renorm, or a cross-iteration layer. Give a model "
-            "that has some."
+            "or timm, FrozenBatchNorm2d, batch renorm, or a cross-iteration layer. Give "
+            f"{give}."
         )
     lazy = [name for name, layer in found.items() if _is_lazy(layer)]
     if lazy:
         raise ArgumentError(
             f"These layers have not met their first input: {', '.join(lazy)}. Initialize the "
             "model by a forward first."
+        )
+    empty = [name for name, layer in found.items() if any(t.is_meta for t in _tensors(layer))]
+    if empty:
+        raise ArgumentError(
+            f"These layers are on the meta device and have no values: {', '.join(empty)}. Give the "
+            "model after to_empty() and load_state_dict()."
         )
     return found
 
@@ -149,14 +157,17 @@ def normalizes(module: nn.Module) -> bool:
     """Whether it is a layer that a survey looks at."""
     if isinstance(module, _BatchNorm):
         return True
-    buffers = module._buffers
+    buffers = dict(module.named_buffers(recurse=False))  # _buffers is no dict of a scripted module
     # the class is torchvision's, detectron2's, timm's, and copied into many detectors
-    return buffers.keys() >= _FROZEN and all(isinstance(buffers[name], Tensor) for name in _FROZEN)
+    return buffers.keys() >= _FROZEN and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _is_lazy(layer: nn.Module) -> bool:
-    tensors = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
-    return any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in tensors)
+    return any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in _tensors(layer))
+
+
+def _tensors(layer: nn.Module) -> tuple[Tensor, ...]:
+    return (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
 
 
 def adds_bias(module: nn.Module) -> bool:
