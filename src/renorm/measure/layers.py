@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils.parametrize import type_before_parametrizations
 
@@ -84,13 +85,14 @@ class Seen:
     Args:
         calls: of each layer.
         dtypes: of the inputs.
-        sources: names of the modules whose outputs they took, and whether these add a bias.
+        sources: names of the modules whose outputs they took, and whether these add a bias; None
+            for inputs that are no module's own output, or of several modules.
     """
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
         self.dtypes: dict[str, str] = {}
-        self.sources: dict[str, tuple[str, bool]] = {}
+        self.sources: dict[str, tuple[str, bool] | None] = {}
 
 
 def facts(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[LayerFacts]:
@@ -106,7 +108,7 @@ def facts(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[LayerFacts]
 
 def completed(found: LayerFacts, seen: Seen) -> LayerFacts:
     """With what the first forward showed of the layer."""
-    source, bias = seen.sources.get(found.layer, (None, None))
+    source, bias = seen.sources.get(found.layer) or (None, None)
     return replace(
         found,
         input_dtype=seen.dtypes.get(found.layer),
@@ -170,6 +172,12 @@ def _tensors(layer: nn.Module) -> tuple[Tensor, ...]:
     return (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
 
 
-def adds_bias(module: nn.Module) -> bool:
-    """Whether a module of torch has a bias that it adds to its output."""
-    return isinstance(getattr(module, "bias", None), torch.Tensor)
+def adds_bias(module: nn.Module, output: Tensor) -> bool:
+    """Whether a module of torch has a bias a channel that it adds to its output (N, C, *spatial).
+
+    Linear layers have their features last, which are channels in two dimensions alone.
+    """
+    bias = getattr(module, "bias", None)
+    by_channel = isinstance(module, _ConvNd | _NormBase | nn.GroupNorm)
+    rows = isinstance(module, nn.Linear | nn.Bilinear) and output.dim() == 2
+    return isinstance(bias, Tensor) and (by_channel or rows)
