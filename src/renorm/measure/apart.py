@@ -34,7 +34,7 @@ def apart(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _bindings(model: nn.Module) -> Iterator[None]:
-    """Keep which objects the attributes of all modules are, and what their tables and lists hold."""
+    """Keep which objects the attributes of modules are, and what their tables and lists hold."""
     before = [(vars(m), dict(vars(m)), _tables(m)) for m in model.modules()]
     lists = [(v, list(v)) for m in model.modules() for v in vars(m).values() if type(v) is list]
     try:
