@@ -1,6 +1,7 @@
 """JSON's types as the dataclasses they were, each entry checked against its annotation."""
 
 import math
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -123,7 +124,7 @@ def _of_float(infinite: bool) -> Read:
         if infinite and isinstance(value, str):
             return INFINITE.get(value, _WRONG)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value if number and math.isfinite(value) else _WRONG
+        return value if number and abs(value) <= sys.float_info.max else _WRONG  # so not NaN
 
     return read
 

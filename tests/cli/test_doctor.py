@@ -57,6 +57,11 @@ def no_batch():
 def one_batch():
     return case()[0], torch.zeros(8, 3)
 
+def elsewhere():
+    import os
+    os.chdir("..")
+    return case()
+
 def interrupted():
     model, batches, _ = case()
     def some():
@@ -92,6 +97,14 @@ def rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rules:
     monkeypatch.setattr(diagnosing, "judge", rules)
     monkeypatch.setattr(saving, "judge", rules)
     return rules
+
+
+def test_files_are_written_where_the_command_was_given(rules: Rules) -> None:
+    folder = Path.cwd()
+    files = ["--json", "it.jsonl", "--html", "it.html"]
+    assert cli.main(["doctor", "mine.py:elsewhere", *files]) == 0
+    assert Path.cwd() == folder.parent
+    assert sorted(path.name for path in folder.glob("it.*")) == ["it.html", "it.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +191,10 @@ def test_every_option_reaches_the_diagnosis(rules: Rules, monkeypatch: pytest.Mo
         ("mine.py:case --json it.html", "--json would write over it.html, which is of another"),
         ("mine.py:case --html mine.py", "Give mine.html."),
         ("mine.py:case --html no/it.html", "there is no folder no. Give another file"),
+        ("mine.py:fails --json .", ". cannot be written: it is a folder"),
+        ("mine.py:fails --html ..", ".. cannot be written: it is a folder"),
+        ("mine.py:case --fixes sgd", "fixes are among calibrate"),
+        ("mine.py:case --seed -1", "seed is a whole number from 0 on, got -1"),
         ("--again none.jsonl", "none.jsonl cannot be read"),
         ("--again mine.py", "mine.py cannot be read as a diagnosis"),
         ("mine.py:case --again it.jsonl", "Name one thing to do"),

@@ -229,6 +229,11 @@ def test_progress_tells_of_every_batch() -> None:
         ({"processes": True}, "processes is a whole number from 1 on .* got True"),
         ({"depth": "full"}, "depth is 'quick', 'standard', 'deep', got 'full'"),
         ({"fixes": ["calibrate"]}, "fixes are tried with try_fixes=True, got fixes="),
+        ({"before": 3}, "before is a torch.nn.Module, got int"),
+        (
+            {"try_fixes": True, "loss": lambda y, x: 1 / 0, "fixes": ["sgd"]},  # before any work
+            "fixes are among calibrate.* got",
+        ),
         ({"try_fixes": True}, "takes a loss to train by, got None"),
         (
             {"try_fixes": True, "loss": loss, "batches": iter(rows())},

@@ -74,12 +74,39 @@ def test_a_survey_alone_is_read(judged: None, tmp_path: Path) -> None:
         ("my notes\n", "line 1 is not JSON"),
         ('{"schema": 9, "kind": "Survey"}\n', "its schema is not 1"),
         ("[1]\n", "head of a survey"),
+        ("[" * 100_000, "line 1 is not JSON"),
+        ("9" * 5_000, "line 1 is not JSON"),
     ],
 )
 def test_another_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "it.jsonl"
     path.write_text(text)
     with pytest.raises(RecordError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("LayerFacts", {"kind": ["LayerFacts"]}),
+        ("LayerFacts", {"eps": 10**400}),
+        ("LayerFacts", {"updates": 10**400}),
+        ("LayerFacts", {"momentum": 1e308}),
+        ("LayerFacts", {"microbatch": 0}),
+        ("CrossExampleInfluence", {"influence": 1e308}),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(
+    kind: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "it.jsonl"
+    renorm.diagnose(model(), rows(), loss).to_json(path)
+    contents = [json.loads(line) for line in path.read_text().splitlines()]
+    for content in contents:
+        if content["kind"] == kind:
+            content |= changes
+    path.write_text("\n".join(map(json.dumps, contents)))
+    with pytest.raises(RecordError, match="cannot be read as a diagnosis"):
         load(path)
 
 

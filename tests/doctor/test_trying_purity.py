@@ -170,3 +170,19 @@ def test_training_goes_on_as_without() -> None:
             loss(one(x), x).backward()
             optimizer.step()
     assert all(map(torch.equal, model.state_dict().values(), twin.state_dict().values()))
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["with gradients", "without"])
+def test_a_loss_that_goes_by_the_model_itself_leaves_it_no_gradient(given: bool) -> None:
+    model, _ = prepared(plain)
+    if not given:
+        model.zero_grad()
+    before = [None if p.grad is None else (id(p.grad), p.grad.tolist()) for p in model.parameters()]
+
+    def penalized(output: Tensor, batch: Tensor) -> Tensor:
+        return output.square().mean() + sum(p.square().sum() for p in model.parameters())
+
+    found = try_fixes(model, rows(8), penalized, steps=2, seeds=1, fixes="frozen")
+    after = [None if p.grad is None else (id(p.grad), p.grad.tolist()) for p in model.parameters()]
+    assert after == before
+    assert not any(trial.failure for trial in found)

@@ -128,7 +128,32 @@ def test_facts_of_a_shared_layer() -> None:
     shared = nn.Sequential(norm, nn.Linear(3, 3), nn.ReLU(inplace=True), norm).double()
     (facts,) = survey(shared, rows(2)).of(LayerFacts)
     assert (facts.names, facts.calls) == (("0", "3"), 2)
-    assert (facts.source, facts.source_bias) == ("2", False)
+    assert (facts.source, facts.source_bias) == (None, None)  # not that of one of its calls
+
+
+class Twice(nn.Module):
+    """A norm behind two layers."""
+
+    def __init__(self, *, one: bool) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.second = self.first if one else nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.second(self.norm(self.first(x))))
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_source_is_that_of_all_calls(one: bool) -> None:
+    (facts,) = survey(Twice(one=one).double(), rows(2)).of(LayerFacts)
+    assert facts.calls == 2
+    assert (facts.source, facts.source_bias) == (("first", True) if one else (None, None))
+
+
+def test_a_bias_of_features_that_are_no_channels() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).double()
+    (facts,) = survey(model, [torch.stack([x, x, x], 1) for x in rows(2)]).of(LayerFacts)
+    assert (facts.source, facts.source_bias) == ("0", False)
 
 
 def test_a_function_between_hides_the_source() -> None:
@@ -249,6 +274,17 @@ def test_a_damaged_file_is_refused(tmp_path: Any, line: str, message: str) -> No
         (model, rows(1), {"depth": "full"}, "depth is 'quick', 'standard', 'deep', got 'full'"),
         (model, rows(1), {"quantities": "noise"}, "quantities are among .*got 'noise'"),
         (model, rows(1), {"quantities": []}, "quantities are among"),
+        (lambda: model().to("meta"), rows(1), {}, "meta device and have no values: 1. Give the"),
+        (lambda: torch.jit.script(model()), rows(1), {}, "the model from before torch.jit"),
+        (model, rows(1), {"loss": 3}, r"loss is called, \(output, batch\) -> a number, got 3"),
+        (model, rows(1), {"forward": "x"}, r"forward is called, \(model, batch\) -> .* got 'x'"),
+        (model, rows(1), {"progress": 1}, "progress is called, .* got 1"),
+        (model, rows(1), {"seed": -1}, "seed is a whole number from 0 on, got -1"),
+        (model, rows(1), {"seed": 1.5}, "seed is a whole number from 0 on, got 1.5"),
+        (model, rows(1), {"loss": lambda y, _: y.mean(1)}, r"one number a batch, got Tensor of sh"),
+        (model, rows(1), {"loss": lambda y, _: None}, "one number a batch, got NoneType. Return"),
+        (model, rows(1), {"loss": lambda y, _: {"a": 1}}, "one number a batch, got dict"),
+        (model, rows(1), {"loss": lambda y, _: 1j * y.mean()}, "one number a batch, got Tensor"),
     ],
     ids=lambda value: value[:25] if isinstance(value, str) else "",
 )

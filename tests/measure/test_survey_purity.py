@@ -104,6 +104,23 @@ def loss(output: Any, batch: Tensor) -> Tensor:
     return output.square().mean()
 
 
+def test_lists_that_a_forward_appends_to() -> None:
+    class Logging(nn.BatchNorm1d):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.means = [0.5]
+
+        def forward(self, input: Tensor) -> Tensor:
+            self.means.append(float(input.mean()))
+            return super().forward(input)
+
+    model = Logging().double()
+    means = model.means
+    survey(model, rows(3))
+    assert model.means is means
+    assert means == [0.5]
+
+
 @pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("training", [True, False, None])
 def test_nothing_changes(make: Any, training: bool | None) -> None:

@@ -113,3 +113,15 @@ def test_a_model_that_takes_one_size_alone() -> None:
     with pytest.raises(ArgumentError, match=r"does not run on tiles: RuntimeError: The size"):
         tiles(model, images(2))
     assert survey(model, images(2)).complete
+
+
+@pytest.mark.parametrize("size", [9, 15, 72, 100])
+def test_tiles_that_do_not_reach_the_end(size: int) -> None:
+    """Their far side is a cut as well, where convolutions see zeros for what is beyond."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, size, 8, generator=generator, dtype=torch.float64) + 3
+    found = tiles(dense(), [x])
+    assert 2 * found.tile[0] < size
+    assert found.interior == pytest.approx(0, abs=1e-12)
+    assert found.difference is not None
+    assert found.difference > 0.01

@@ -1,5 +1,6 @@
 """``renorm doctor``: what is wrong with a model, and what helps."""
 
+import os
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,6 +95,7 @@ def doctor(
             f"{_given(target, again, init)}."
         )
     _check_places(json, html)
+    folder = Path.cwd()  # the user's code may go to another one
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if init is not None:
         template.write(init)
@@ -106,7 +108,7 @@ def doctor(
         found = _diagnosed(target, depth, try_fixes or fixes is not None, fixes, seed)
         command = [target, *_options(depth, try_fixes, fixes, seed)]
     if _is_first():
-        _show(found, json, html, shlex.join(["renorm", "doctor", *command]), messages)
+        _show(found, json, html, folder, shlex.join(["renorm", "doctor", *command]), messages)
     return _code(found, fail_on)
 
 
@@ -152,14 +154,19 @@ def _diagnosed(
 
 
 def _show(
-    found: Diagnosis, json: Path | None, html: Path | None, command: str, messages: Console
+    found: Diagnosis,
+    json: Path | None,
+    html: Path | None,
+    folder: Path,
+    command: str,
+    messages: Console,
 ) -> None:
     diagnosis_console.show(found.survey, found.findings, Console(), html)
     if json is not None:
-        found.to_json(json)
+        found.to_json(folder / json)
         messages.print(f"Figures: {json}")
     if html is not None:
-        found.to_html(html, command=command)
+        found.to_html(folder / html, command=command)
         messages.print(f"Page: {html}")
     if found.survey.interrupted:
         messages.print("Interrupted: these are the findings so far.")
@@ -190,6 +197,9 @@ def _check_places(json: Path | None, html: Path | None) -> None:
                 f"{path} cannot be written: there is no folder {path.parent}. Give another file, "
                 "in a folder that is there."
             )
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            why = "it is a folder" if path.is_dir() else "permission denied"
+            raise ArgumentError(f"{path} cannot be written: {why}. Give another file.")
 
 
 def _given(target: str | None, again: Path | None, init: Path | None) -> str:

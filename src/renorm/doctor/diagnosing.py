@@ -91,7 +91,9 @@ def diagnose(
     >>> found.survey.batches, [one.purpose for one in found.survey.of(Setting)]
     (10, ['training'])
     """
-    _check_model(model)
+    _check_model("model", model)
+    if before is not None:
+        _check_model("before", before)
     _check_trials(loss, batches, try_fixes, fixes)
     depth_of(depth)
     setting = _setting(purpose, steps, accumulation, processes)
@@ -144,10 +146,10 @@ def _check_count(name: str, value: Any, least: int, meaning: str) -> None:
         raise ArgumentError(f"{name} is a whole number from {least} on ({meaning}), got {value!r}.")
 
 
-def _check_model(model: Any) -> None:
+def _check_model(name: str, model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentError(
-            f"model is a torch.nn.Module, got {type(model).__name__}. Give the module whose "
+            f"{name} is a torch.nn.Module, got {type(model).__name__}. Give the module whose "
             "layers are to be looked at, and how it is called as forward."
         )
 
@@ -165,3 +167,5 @@ def _check_trials(loss: Any, batches: Any, try_fixes: bool, fixes: Any) -> None:
             f"Trying fixes reads the batches several times, got {type(batches).__name__}, which "
             "ends for good. Give a list or a DataLoader."
         )
+    if try_fixes:
+        trying.named(fixes)

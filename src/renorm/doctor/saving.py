@@ -57,12 +57,13 @@ def read(path: str | Path) -> tuple[Survey, tuple[Finding, ...], Environment]:
             kept.append(line)
     try:
         survey = from_lines(kept)
-    except RecordError as error:
+        findings = judge(survey)
+    except (RecordError, ArithmeticError, ValueError, LookupError) as error:  # no such figures
         raise RecordError(
             f"{path} cannot be read as a diagnosis: {error}. Give a file that renorm doctor --json "
             "or Diagnosis.to_json of this version wrote."
         ) from error
-    return survey, judge(survey), environment
+    return survey, findings, environment
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def _parsed(line: str) -> dict[str, Any]:
     """An object as it stands in the file; empty for what is none, which the survey refuses."""
     try:
         content = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also of thousands of digits or brackets
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -34,11 +34,14 @@ def apart(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _bindings(model: nn.Module) -> Iterator[None]:
-    """Keep which objects the attributes of all modules are, and what their tables hold."""
+    """Keep which objects the attributes of modules are, and what their tables and lists hold."""
     before = [(vars(m), dict(vars(m)), _tables(m)) for m in model.modules()]
+    lists = [(v, list(v)) for m in model.modules() for v in vars(m).values() if type(v) is list]
     try:
         yield
     finally:
+        for own, entries in lists:
+            own[:] = entries
         for attributes, kept, tables in before:
             for table, content in ((attributes, kept), *tables):
                 if not _same(table, content):

@@ -1,5 +1,6 @@
 """Batches and outputs as trees of tensors: the examples of one, and those of several mixed."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -43,7 +44,7 @@ def taken(batch: Any, indices: Sequence[int]) -> Any:
     """A batch of these of its examples, in this order; indices may repeat."""
 
     def chosen(t: Tensor) -> Tensor:
-        return t[torch.as_tensor(indices, device=t.device)]
+        return t[torch.as_tensor(indices, dtype=torch.int64, device=t.device)]
 
     return _mapped([batch], lambda parts: chosen(parts[0]))
 
@@ -102,9 +103,11 @@ def _mapped(trees: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any
         parts = [_mapped(each, join) for each in zip(*trees, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
     if _is_dataclass(first):
-        names = [field.name for field in dataclasses.fields(first)]
-        found = {n: _mapped([getattr(tree, n) for tree in trees], join) for n in names}
-        return dataclasses.replace(first, **found)
+        new = copy.copy(first)  # not by its __init__, which may take other arguments
+        for name in (field.name for field in dataclasses.fields(first)):
+            value = _mapped([getattr(tree, name) for tree in trees], join)
+            object.__setattr__(new, name, value)  # of one that is frozen too
+        return new
     return first
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils.parametrize import type_before_parametrizations
 
@@ -23,20 +24,28 @@ def find(model: nn.Module) -> dict[str, nn.Module]:
     """The layers by their first names.
 
     Raises:
-        ArgumentError: there is none, or one has not met its first input.
+        ArgumentError: there is none, or one has not met its first input, or has no values.
     """
     found = {n or MODEL: m for n, m in model.named_modules() if normalizes(m)}
     if not found:
+        scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+        give = "the model from before torch.jit" if scripted else "a model that has some"
         raise ArgumentError(
             f"{type(model).__name__} has no normalization layer to look at: batch norm of torch "
-            "or timm, FrozenBatchNorm2d, batch renorm, or a cross-iteration layer. Give a model "
-            "that has some."
+            "or timm, FrozenBatchNorm2d, batch renorm, or a cross-iteration layer. Give "
+            f"{give}."
         )
     lazy = [name for name, layer in found.items() if _is_lazy(layer)]
     if lazy:
         raise ArgumentError(
             f"These layers have not met their first input: {', '.join(lazy)}. Initialize the "
             "model by a forward first."
+        )
+    empty = [name for name, layer in found.items() if any(t.is_meta for t in _tensors(layer))]
+    if empty:
+        raise ArgumentError(
+            f"These layers are on the meta device and have no values: {', '.join(empty)}. Give the "
+            "model after to_empty() and load_state_dict()."
         )
     return found
 
@@ -76,13 +85,14 @@ class Seen:
     Args:
         calls: of each layer.
         dtypes: of the inputs.
-        sources: names of the modules whose outputs they took, and whether these add a bias.
+        sources: names of the modules whose outputs they took, and whether these add a bias; None
+            for inputs that are no module's own output, or of several modules.
     """
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
         self.dtypes: dict[str, str] = {}
-        self.sources: dict[str, tuple[str, bool]] = {}
+        self.sources: dict[str, tuple[str, bool] | None] = {}
 
 
 def facts(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[LayerFacts]:
@@ -98,7 +108,7 @@ def facts(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[LayerFacts]
 
 def completed(found: LayerFacts, seen: Seen) -> LayerFacts:
     """With what the first forward showed of the layer."""
-    source, bias = seen.sources.get(found.layer, (None, None))
+    source, bias = seen.sources.get(found.layer) or (None, None)
     return replace(
         found,
         input_dtype=seen.dtypes.get(found.layer),
@@ -149,16 +159,25 @@ def normalizes(module: nn.Module) -> bool:
     """Whether it is a layer that a survey looks at."""
     if isinstance(module, _BatchNorm):
         return True
-    buffers = module._buffers
+    buffers = dict(module.named_buffers(recurse=False))  # _buffers is no dict of a scripted module
     # the class is torchvision's, detectron2's, timm's, and copied into many detectors
-    return buffers.keys() >= _FROZEN and all(isinstance(buffers[name], Tensor) for name in _FROZEN)
+    return buffers.keys() >= _FROZEN and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _is_lazy(layer: nn.Module) -> bool:
-    tensors = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
-    return any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in tensors)
+    return any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in _tensors(layer))
 
 
-def adds_bias(module: nn.Module) -> bool:
-    """Whether a module of torch has a bias that it adds to its output."""
-    return isinstance(getattr(module, "bias", None), torch.Tensor)
+def _tensors(layer: nn.Module) -> tuple[Tensor, ...]:
+    return (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
+
+
+def adds_bias(module: nn.Module, output: Tensor) -> bool:
+    """Whether a module of torch has a bias a channel that it adds to its output (N, C, *spatial).
+
+    Linear layers have their features last, which are channels in two dimensions alone.
+    """
+    bias = getattr(module, "bias", None)
+    by_channel = isinstance(module, _ConvNd | _NormBase | nn.GroupNorm)
+    rows = isinstance(module, nn.Linear | nn.Bilinear) and output.dim() == 2
+    return isinstance(bias, Tensor) and (by_channel or rows)

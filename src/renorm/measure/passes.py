@@ -102,7 +102,8 @@ def seen(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
 
     def give(name: str, module: nn.Module, output: Any) -> None:
         if isinstance(output, Tensor):
-            given[id(output)] = (weakref.ref(output), _version(output), name, adds_bias(module))
+            bias = adds_bias(module, output)
+            given[id(output)] = (weakref.ref(output), _version(output), name, bias)
 
     def take(layer: nn.Module, args: tuple, kwargs: dict) -> None:
         x, name = args[0] if args else kwargs.get("input", kwargs.get("x")), names[layer]
@@ -111,8 +112,10 @@ def seen(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
         found.calls[name] = found.calls.get(name, 0) + 1
         found.dtypes[name] = str(x.dtype).removeprefix("torch.")
         reference, version, source, bias = given.get(id(x), (None, 0, "", False))
-        if reference is not None and reference() is x and version == _version(x):
-            found.sources[name] = source, bias
+        known = reference is not None and reference() is x and version == _version(x)
+        own = (source, bias) if known else None
+        if found.sources.setdefault(name, own) != own:
+            found.sources[name] = None
 
     with ExitStack() as stack:
         for name, module in model.named_modules():

@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
+from renorm.errors import ArgumentError
 from renorm.measure.collection import Collected
 from renorm.measure.depth import Depth
 from renorm.measure.inputs import Call, Examples
@@ -19,7 +21,18 @@ def told(value: float) -> float | None:
 
 
 def number(loss: Any) -> float:
-    """What a user's loss came to."""
+    """What a user's loss came to.
+
+    Raises:
+        ArgumentError: it is no single real number.
+    """
+    single = isinstance(loss, Tensor | int | float | np.number) and np.prod(np.shape(loss)) == 1
+    if not single or (loss.is_complex() if isinstance(loss, Tensor) else np.iscomplexobj(loss)):
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        raise ArgumentError(
+            f"The loss is one number a batch, got {type(loss).__name__}{shape}. Return its mean "
+            "over examples."
+        )
     return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
 
 

@@ -46,7 +46,8 @@ class LayerFacts(Record):
         learns: whether its weight or bias has requires_grad.
         dtype: of the running statistics, or of the weight; empty for a layer with neither.
         input_dtype: of what it normalized; None if it was not called.
-        source: the module whose output it took; None if that is no module's own output.
+        source: the module whose output it took, in all calls; None if that is no module's own
+            output, or of several.
         source_bias: whether that module adds a bias, which the mean takes away again; None
             without source.
         names: all names of the layer; several for one that is shared.

@@ -36,7 +36,7 @@ def from_dict(content: Any) -> Record:
     """
     rest = _checked(content)
     kind = rest.pop("kind", None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise RecordError(f"its kind is {kind!r}; there are {', '.join(sorted(_KINDS))}")
     return decode(_KINDS[kind], rest, infinite=True)
 
@@ -84,7 +84,7 @@ def load(path: str | Path) -> Survey:
 def _parsed(number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of thousands of digits or brackets
         raise RecordError(f"line {number} is not JSON ({error})") from error
 
 

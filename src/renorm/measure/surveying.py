@@ -81,6 +81,7 @@ def survey(
     (10, True, ['1'])
     """
     check_batches(batches)
+    _check(loss, forward, progress, seed)
     names = _names(quantities)
     plan_depth = depth_of(depth)
     inner = unwrapped(model)
@@ -252,6 +253,18 @@ def _names(quantities: str | Iterable[str] | None) -> list[str]:
     return [name for name in QUANTITIES if name in names]
 
 
+def _check(loss: Any, forward: Any, progress: Any, seed: Any) -> None:
+    for name, given, call in (
+        ("loss", loss, "(output, batch) -> a number"),
+        ("forward", forward, "(model, batch) -> output"),
+        ("progress", progress, "(name, done, total)"),
+    ):
+        if given is not None and not callable(given):
+            raise ArgumentError(f"{name} is called, {call}, got {given!r}. Give a function.")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ArgumentError(f"seed is a whole number from 0 on, got {seed!r}.")
+
+
 def _check_notes(survey: Survey) -> None:
     failed = [note for note in survey.of(Note) if note.quantity in QUANTITIES]
     if failed:
@@ -269,8 +282,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
-        elif isinstance(vars(model).get("_modules", {}).get("_orig_mod"), nn.Module):
-            model = model._modules["_orig_mod"]  # type: ignore[assignment]
+        elif (compiled := dict(model.named_children()).get("_orig_mod")) is not None:
+            model = compiled
         else:
             break
     fsdp = sys.modules.get("torch.distributed.fsdp")  # else there is none

@@ -136,7 +136,9 @@ class _Place(NamedTuple):
         output = tuple(slice(k * n, (k + 1) * n) for k, n in zip(corner, lengths, strict=True))
         far = np.ones(lengths, bool)
         for axis, (k, n) in enumerate(zip(corner, lengths, strict=True)):
-            along = np.arange(n) < max(1, n // 2) if k == 0 else np.arange(n) >= n - max(1, n // 2)
+            before, after = k == 1, (k + 1) * tile[axis] < size[axis]  # the sides that are cuts
+            room = (n - max(1, n // 2)) // (before + after)
+            along = (np.arange(n) >= room * before) & (np.arange(n) < n - room * after)
             far &= along.reshape([-1 if i == axis else 1 for i in range(len(lengths))])
         return cls(given, output, far)
 

@@ -1,6 +1,8 @@
 """Copies of a model to try something on."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -45,6 +47,19 @@ def copied(model: nn.Module) -> nn.Module:
             "of a forward with gradients (torch.nn.utils.spectral_norm and weight_norm do: use "
             "those of torch.nn.utils.parametrizations)."
         ) from error
+
+
+@contextmanager
+def gradients_apart(model: nn.Module) -> Iterator[None]:
+    """Keep the gradients of a model that a loss may refer to, while copies of it are trained."""
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
 
 def _is_sharded(module: nn.Module) -> bool:

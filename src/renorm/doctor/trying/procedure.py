@@ -8,7 +8,7 @@ from torch import nn
 
 from renorm.calibration.procedure import run_on
 from renorm.doctor.trying import optimizers
-from renorm.doctor.trying.copying import copied, whole
+from renorm.doctor.trying.copying import copied, gradients_apart, whole
 from renorm.doctor.trying.fixes import FIXES, Applied, Fix, Means, as_it_is, named
 from renorm.doctor.trying.results import Results
 from renorm.doctor.trying.splitting import Share, in_order, kept, shares
@@ -72,7 +72,8 @@ def try_fixes(
             end, and a sample of them is kept: at most a third more than ``steps``, or those of
             1,024 examples if that is more. Their order is lost, as each seed has another; their
             size and composition stay.
-        loss: ``(output, batch) -> scalar tensor``, the mean over examples.
+        loss: ``(output, batch) -> scalar tensor``, the mean over examples, of these
+            alone: the weights of ``model``, for a penalty, are not those of the copy in training.
         optimizer: a callable ``parameters -> torch.optim.Optimizer``, or an optimizer of the model,
             whose class, settings and groups fresh ones have, without its state. None: SGD with
             momentum 0.9 and the learning rate, at most 0.003, at which one gradient (median of 8
@@ -115,7 +116,7 @@ def try_fixes(
     find(inner)
     task = Task(forward or run_on, loss)
     results = Results(names, steps)
-    with apart(inner), torch.enable_grad():
+    with apart(inner), gradients_apart(inner), torch.enable_grad():
         work = _Work(inner, task, names, results, forward, steps, progress)
         try:
             work.prepare(batches, held_out, optimizer, seeds, seed)

@@ -76,12 +76,7 @@ def check_loss(model: nn.Module, batch: Any, task: Task, trains: bool) -> None:
     """
     with torch.set_grad_enabled(trains):
         value = task(model.eval(), batch)
-    if not isinstance(value, Tensor | int | float | np.number) or np.prod(np.shape(value)) != 1:
-        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-        raise ArgumentError(
-            f"The loss is one number a batch, got {type(value).__name__}{shape}. Return its mean "
-            "over examples."
-        )
+    number(value)
     if trains and not (isinstance(value, Tensor) and value.requires_grad):
         what = "a tensor without a gradient" if isinstance(value, Tensor) else repr(value)
         raise ArgumentError(
