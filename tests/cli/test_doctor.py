@@ -208,9 +208,17 @@ def test_a_mistake_is_explained_with_exit_code_2(
             (
                 "The diagnosis of mine.py:wrong_loss raised an error",
                 "NameError: name 'nothing' is not defined",
+                "renorm called loss(output, batch): the output is float32 (8, 2) on cpu",
             ),
         ),
-        ("wrong_batches", ("mine.py:wrong_batches raised an error", "cannot be multiplied")),
+        (
+            "wrong_batches",
+            (
+                "mine.py:wrong_batches raised an error",
+                "cannot be multiplied",
+                "renorm called model(batch): the batch is float32 (8, 7) on cpu",
+            ),
+        ),
     ],
 )
 def test_an_error_in_the_users_code_is_shown_with_its_traceback(
