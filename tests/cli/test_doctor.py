@@ -178,6 +178,7 @@ def test_every_option_reaches_the_diagnosis(rules: Rules, monkeypatch: pytest.Mo
         ("mine.py:case --json it.html", "--json would write over it.html, which is of another"),
         ("mine.py:case --html mine.py", "Give mine.html."),
         ("mine.py:case --html no/it.html", "there is no folder no. Give another file"),
+        ("no.where:case", "There is no module no.where to take a case from. Give a file, as in"),
         ("--again none.jsonl", "none.jsonl cannot be read"),
         ("--again mine.py", "mine.py cannot be read as a diagnosis"),
         ("mine.py:case --again it.jsonl", "Name one thing to do"),

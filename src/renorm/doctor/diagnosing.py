@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from renorm.doctor import trying
 from renorm.doctor.diagnosis import Diagnosis
+from renorm.doctor.trying.fixes import named
 from renorm.errors import ArgumentError
 from renorm.findings import judge
 from renorm.measure.circumstances import converted, limits_ahead, rank_spread
@@ -92,6 +93,7 @@ def diagnose(
     (10, ['training'])
     """
     _check_model(model)
+    fixes = None if fixes is None else list(named(fixes))  # refused before minutes of measuring
     _check_trials(loss, batches, try_fixes, fixes)
     depth_of(depth)
     setting = _setting(purpose, steps, accumulation, processes)
