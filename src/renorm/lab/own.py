@@ -68,8 +68,9 @@ def module_at(place: str, kind: Kind) -> ModuleType:
 
 def _no_module(place: str, kind: Kind) -> str:
     return (
-        f"There is no module {place} to take a {kind.name} from. Give a file, as in {kind.example}, or a module that can be "
-        f"imported from here; {kind.template} writes an example."
+        f"There is no module {place} to take a {kind.name} from. Give a file, as in "
+        f"{kind.example}, or a module that can be imported from here; {kind.template} writes an "
+        "example."
     )
 
 
