@@ -53,9 +53,9 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
         id="batch_leak",
         severity="warning" if relies else "note",
         title=(
-            f"The loss relies on the batch: {gain:.0%} lower by its statistics than by fixed ones"
+            f"The loss relies on the batch: by its statistics it is {gain:.0%} lower than by fixed"
             if relies
-            else f"Outputs depend on another example of the batch {share:.0%} as much as on their own"
+            else f"Another example of the batch moves an output {share:.0%} as much as its own input"
         ),
         layers=tuple(trained(survey)),
         evidence=tuple(figures),

@@ -47,10 +47,10 @@ def single_value(survey: Survey) -> Iterator[Finding]:
             "nn.BatchNorm raises in training for such a batch, often only at the last, smaller "
             'one of an epoch; batch renorm does too, unless it has single="running".'
         ),
-        threshold="One value: a variance needs two. torch.nn.functional.batch_norm refuses one.",
+        threshold="A variance needs two values. torch.nn.functional.batch_norm refuses one.",
         advice=(
-            "Leave out an incomplete last batch (drop_last=True of DataLoader), or let batch renorm "
-            "normalize it by the running statistics."
+            "Leave out an incomplete last batch (drop_last=True of DataLoader), or let batch "
+            "renorm normalize it by the running statistics."
         ),
         code=_CODE,
         gain="Training runs through, and such batches get what eval mode would give them.",

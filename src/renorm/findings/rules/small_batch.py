@@ -100,8 +100,8 @@ def small_batch(survey: Survey) -> Iterator[Finding]:
         threshold=(
             f"{NOISE:g} deviations, which is 11 independent values; {NOISE_OF_FEW:g} for groups of "
             f"up to {FEW} examples, where ImageNet models lose: 78.3% at 32 examples, 74.2% at 4 "
-            "(Ioffe 2017), 76.6% and 64.8% at 32 and 2 (published code of MABN). Nets trained on digits "
-            "had up to 0.18 with batches of 32 and 0.25 with 16. An error from "
+            "(Ioffe 2017), 76.6% and 64.8% at 32 and 2 (published code of MABN). Nets trained "
+            "on digits had up to 0.18 with batches of 32 and 0.25 with 16. An error from "
             f"{WRONG:g} on, or {WRONG_OF_TWO:g} with two examples or less."
         ),
         advice=(
