@@ -55,7 +55,7 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
         title=(
             f"The loss relies on the batch: by its statistics it is {gain:.0%} lower than by fixed"
             if relies
-            else f"Another example of the batch moves an output {share:.0%} as much as its own input"
+            else f"Another example moves an output {share:.0%} as much as its own input does"
         ),
         layers=tuple(trained(survey)),
         evidence=tuple(figures),
