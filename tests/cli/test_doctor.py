@@ -178,7 +178,7 @@ def test_every_option_reaches_the_diagnosis(rules: Rules, monkeypatch: pytest.Mo
     ("arguments", "message"),
     [
         ("nowhere.py:case", "There is no file nowhere.py to take a case from. Give the path of"),
-        ("no.such.module:case", "No module named 'no'"),
+        ("no.such.module:case", "There is no module no.such.module to take a case from."),
         ("mine.py:cas", "mine.py has no function 'cas'. It has case, loss, as_dict, "),
         ("mine.py", "a colon, and a function in it, got 'mine.py'"),
         (":case", "a colon, and a function in it, got ':case'"),
@@ -225,9 +225,17 @@ def test_a_mistake_is_explained_with_exit_code_2(
             (
                 "The diagnosis of mine.py:wrong_loss raised an error",
                 "NameError: name 'nothing' is not defined",
+                "renorm called loss(output, batch): the output is float32 (8, 2) on cpu",
             ),
         ),
-        ("wrong_batches", ("mine.py:wrong_batches raised an error", "cannot be multiplied")),
+        (
+            "wrong_batches",
+            (
+                "mine.py:wrong_batches raised an error",
+                "cannot be multiplied",
+                "renorm called model(batch): the batch is float32 (8, 7) on cpu",
+            ),
+        ),
     ],
 )
 def test_an_error_in_the_users_code_is_shown_with_its_traceback(

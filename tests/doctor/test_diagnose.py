@@ -235,6 +235,7 @@ def test_progress_tells_of_every_batch() -> None:
             "fixes are among calibrate.* got",
         ),
         ({"try_fixes": True}, "takes a loss to train by, got None"),
+        ({"try_fixes": True, "loss": loss, "fixes": ["bn"]}, "fixes are among calibrate, .*'bn'"),
         (
             {"try_fixes": True, "loss": loss, "batches": iter(rows())},
             "reads the batches several times, got list_iterator",

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,11 @@ def test_a_finding_says_all(survey: Survey, one: Finding) -> None:
     assert set(one.layers) <= known
     assert len(set(one.layers)) == len(one.layers)
     assert {figure.layer for figure in one.evidence} <= known
+
+
+@pytest.mark.parametrize(("survey", "one"), EVERY)
+def test_advice_is_short_enough_for_two_lines_of_a_terminal(survey: Survey, one: Finding) -> None:
+    assert len(textwrap.wrap(f"Do: {one.advice}", 78)) <= 2, one.advice
 
 
 @pytest.mark.parametrize("name", SURVEYS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from renorm.findings import Finding
-from renorm.measure.records import Survey
+from renorm.measure.records import MODEL, NOT_DENSE, FixTrial, Note, Survey
 from renorm.report.diagnosis_console import show
 from report.diagnosed import (
     NAMES,
@@ -52,7 +52,7 @@ def test_verdict_first_then_the_findings_with_what_matters_and_what_to_do() -> N
     text = " ".join(printed(surveyed(), findings()).split())
     parts = (
         "Normalization hurts this model: 1 error, 1 warning and 1 note.",
-        "ResNet: 6 normalization layers, 40 batches with 80 examples in all, standard depth.",
+        "ResNet: 6 normalization layers; 40 batches, 80 examples; standard depth.",
         "1 ERROR Running statistics do not describe the data",
         "Do: Estimate the statistics anew from training batches before the model is used.",
         "2 WARNING Batches are too small",
@@ -62,8 +62,10 @@ def test_verdict_first_then_the_findings_with_what_matters_and_what_to_do() -> N
         "Influence on others 40 % (threshold 10 %) in the whole model",
         "worst layers values gap staleness noise d ratio",
         "stem.bn 32 to 128 0.766 0.613 0.46 0.4 4.07",
+        "Gap of train to eval mode, in deviations: staleness of running statistics, noise of",
+        "ratio: their variance over chance.",
         "Not measured, or in part: composition shift.",
-        "Code to paste is on the page that --html FILE writes.",
+        "Code to paste: with --html FILE.",
     )
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
@@ -101,6 +103,20 @@ def test_what_is_not_complete_is_not_called_healthy() -> None:
     assert "Healthy" not in text
 
 
+def test_a_few_batches_are_too_few_to_be_called_healthy_without_a_word() -> None:
+    some = replace(surveyed(), batches=1)
+    assert "1 batch cannot tell much: give 10 or more." in " ".join(printed(some).split())
+    assert "cannot tell much" not in printed(replace(some, batches=10))
+
+
+def test_tiles_are_not_missed_where_the_model_predicts_no_maps() -> None:
+    note = Note(MODEL, "tile_consistency", NOT_DENSE)
+    survey = replace(surveyed(), records=(note,))
+    assert "Not measured" not in printed(survey)
+    failed = replace(note, reason="The model does not run on tiles: ValueError")
+    assert "tile consistency" in printed(replace(survey, records=(failed,)))
+
+
 def test_figures_that_are_not_there_are_dashes() -> None:
     text = printed(empty_handed(), [stale(("bn",))])
     row = next(line.split() for line in text.splitlines() if line.startswith("bn "))
@@ -122,6 +138,17 @@ def test_trials_are_ranked_with_interval_and_cost() -> None:
     )
     places = [flat.index(row) for row in rows]
     assert places == sorted(places)
+
+
+def test_a_gain_that_is_nothing_to_speak_of_is_no_help() -> None:
+    def calibrated(gain: float) -> str:
+        losses, gains = (1.0 - gain,) * 3, (gain,) * 3
+        one = FixTrial(MODEL, "calibrate", "", 0, (0, 1, 2), losses, gains, None, "")
+        return " ".join(printed(surveyed(NAMES, one)).split())
+
+    assert "calibrate +0.00021 ± 0.00000 no training " in calibrated(0.00021)
+    assert "none is clearly better" in calibrated(0.00021)
+    assert "calibrate gained most" in calibrated(0.02)
 
 
 def test_markup_in_names_is_shown_as_text() -> None:

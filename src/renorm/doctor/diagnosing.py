@@ -94,6 +94,7 @@ def diagnose(
     _check_model("model", model)
     if before is not None:
         _check_model("before", before)
+    fixes = None if fixes is None else trying.named(fixes)  # before minutes of measuring
     _check_trials(loss, batches, try_fixes, fixes)
     depth_of(depth)
     setting = _setting(purpose, steps, accumulation, processes)
@@ -167,5 +168,3 @@ def _check_trials(loss: Any, batches: Any, try_fixes: bool, fixes: Any) -> None:
             f"Trying fixes reads the batches several times, got {type(batches).__name__}, which "
             "ends for good. Give a list or a DataLoader."
         )
-    if try_fixes:
-        trying.named(fixes)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from renorm.findings.finding import SEVERITIES, Finding
-from renorm.measure.records import FixTrial, LayerFacts, Note, Survey
+from renorm.measure.records import NOT_DENSE, FixTrial, LayerFacts, Note, Survey
 
 WIDTH = 80
 HEIGHT = 23  # of a screen with 24 lines, one is the prompt's
@@ -89,7 +89,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 def _left_out(survey: Survey) -> str:
-    names = dict.fromkeys(note.quantity for note in survey.of(Note))
+    names = dict.fromkeys(one.quantity for one in survey.of(Note) if one.reason != NOT_DENSE)
     return f"Not measured, or in part: {', '.join(names)}" if names else ""
 
 

@@ -42,7 +42,12 @@ def module_at(place: str, kind: Kind) -> ModuleType:
     if not place.endswith(".py"):
         _let_import_from(Path.cwd())
         with shown(f"The {kind.name} {place}"):
-            return importlib.import_module(place)
+            try:
+                return importlib.import_module(place)
+            except ModuleNotFoundError as error:
+                if f"{place}.".startswith(f"{error.name}."):  # not one that it imports
+                    raise ArgumentError(_no_module(place, kind)) from error
+                raise
     path = Path(place).resolve()
     if not path.is_file():
         raise ArgumentError(
@@ -59,6 +64,14 @@ def module_at(place: str, kind: Kind) -> ModuleType:
     with shown(f"The {kind.name} {place}"):
         spec.loader.exec_module(module)
     return module
+
+
+def _no_module(place: str, kind: Kind) -> str:
+    return (
+        f"There is no module {place} to take a {kind.name} from. Give a file, as in "
+        f"{kind.example}, or a module that can be imported from here; {kind.template} writes an "
+        "example."
+    )
 
 
 def _let_import_from(folder: Path) -> None:

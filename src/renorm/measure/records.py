@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 MODEL = "(model)"  # the layer that a record about the whole model names
+# the reason of a note on tiles where the model predicts no maps, and nothing is missing
+NOT_DENSE = (
+    "It cuts images into tiles, so it needs batches whose first tensor is (N, C, H, W) or (N, C, "
+    "D, H, W), and a model whose first output is as that, at a fixed fraction of the size."
+)
 
 R = TypeVar("R", bound="Record")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from renorm.calibration.procedure import check_batches, run_on
+from renorm.calibration.procedure import check_batches
 from renorm.errors import ArgumentError
 from renorm.measure import examples
 from renorm.measure.apart import apart
@@ -19,6 +19,7 @@ from renorm.measure.quantities import QUANTITIES
 from renorm.measure.quantity import Compared, Plan, Quantity, Trial, number
 from renorm.measure.records import MODEL, Note, Survey
 from renorm.measure.sampling import Reservoir
+from renorm.measure.user_calls import told_forward, told_loss
 
 Progress = Callable[[str, int, int | None], Any]
 Loss = Callable[[Any, Any], Any]
@@ -87,7 +88,8 @@ def survey(
     inner = unwrapped(model)
     plan = Plan(find(inner), plan_depth, seed)
     chosen = {name: QUANTITIES[name](plan) for name in names}
-    work = _Work(inner, plan, chosen, loss, forward or run_on, progress)
+    told = None if loss is None else told_loss(loss)
+    work = _Work(inner, plan, chosen, told, told_forward(forward), progress)
     with apart(inner), work.passes.attached():
         try:
             work.do(batches)

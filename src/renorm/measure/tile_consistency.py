@@ -13,13 +13,9 @@ from renorm.measure.collection import Collected
 from renorm.measure.inputs import Array
 from renorm.measure.passes import Mode
 from renorm.measure.quantity import Plan, Quantity, Trial, told
-from renorm.measure.records import MODEL, TileConsistency
+from renorm.measure.records import MODEL, NOT_DENSE, TileConsistency
 
 _STRIDE = 32  # of usual encoders: tiles are multiples of it where they are that large
-_NOT_DENSE = (
-    "It cuts images into tiles, so it needs batches whose first tensor is (N, C, H, W) or (N, C, "
-    "D, H, W), and a model whose first output is as that, at a fixed fraction of the size."
-)
 
 
 class TileConsistencyQuantity(Quantity):
@@ -65,19 +61,19 @@ class TileConsistencyQuantity(Quantity):
         """Compare one batch with its tiles, or say why not."""
         x = next(examples.leaves(batch), None)
         if x is None or x.dim() not in (4, 5):
-            return _NOT_DENSE
+            return NOT_DENSE
         one = examples.taken(batch, [0]) if examples.size(batch) else batch
         probe = _first(trial.passes.run(one, "running"))  # spares the rest if it is not dense
         if probe is None or probe.dim() != x.dim():
-            return _NOT_DENSE
+            return NOT_DENSE
         whole = _first(trial.passes.run(batch, "running"))
         if whole is None or len(whole) != len(x):
-            return _NOT_DENSE
+            return NOT_DENSE
         tile, given = _tile(x.shape[2:]), whole.shape[2:]
         if not all(tile) or any(
             t * g % s for t, g, s in zip(tile, given, x.shape[2:], strict=True)
         ):
-            return _NOT_DENSE
+            return NOT_DENSE
         places = [_Place.of(corner, tile, x.shape[2:], given) for corner in _corners(tile)]
         running = self._compared(trial, batch, x.shape[2:], places, "running", whole)
         if isinstance(running, str):
@@ -110,7 +106,7 @@ class TileConsistencyQuantity(Quantity):
                 return f"The model does not run on tiles: {type(error).__name__}: {error}"
             expected = whole[(..., *place.output)]
             if part is None or part.shape != expected.shape:
-                return _NOT_DENSE
+                return NOT_DENSE
             apart = (part.double() - expected.double()).square().mean((0, 1)).cpu().numpy()
             squares.append(apart.ravel())
             far.append(apart[place.interior])

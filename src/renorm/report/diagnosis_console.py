@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from renorm.findings import Finding
-from renorm.measure.records import FixTrial, Note, Survey
+from renorm.measure.records import NOT_DENSE, FixTrial, Note, Survey
 from renorm.report import diagnosis_wording as wording
 from renorm.report import trials
 from renorm.report.layer_table import layer_table
@@ -23,6 +23,10 @@ MOST_LINES = 4  # of a finding
 INDENT = "  "
 WORST = 3  # layers in the table
 COLUMNS = ("values", "gap", "staleness", "noise", "d", "ratio")
+LEGEND = (
+    "Gap of train to eval mode, in deviations: staleness of running statistics, noise of batches. "
+    "d: shift of batch means, ratio: their variance over chance."
+)
 FIXES = 5
 NAME = 26  # letters of a layer's name in the table
 PLACEHOLDER = " ..."
@@ -55,6 +59,7 @@ def show(
     worst = _worst(survey, findings)
     if worst:
         console.print(_layers(survey, worst))
+        console.print(Text("\n".join(_wrapped(LEGEND, width, 2, "")), style="dim"))
     found = trials.ranked(survey.of(FixTrial))
     if found:
         _print(console, trials.conclusion(found))
@@ -143,12 +148,13 @@ def _table() -> Table:
 def _more(survey: Survey, findings: Sequence[Finding], page: Path | None) -> str:
     """Where the code of the advice is, and how much could not be measured."""
     parts = []
-    missing = list(dict.fromkeys(title(one.quantity) for one in survey.of(Note)))
+    left_out = [one for one in survey.of(Note) if one.reason != NOT_DENSE]
+    missing = list(dict.fromkeys(title(one.quantity) for one in left_out))
     if missing:
         parts.append(f"Not measured, or in part: {listed(missing)}.")
     if page is not None:
         code = "Code to paste, plots and all figures" if findings else "Plots and all figures"
         parts.append(f"{code}: {page}")
     elif any(one.code for one in findings):
-        parts.append("Code to paste is on the page that --html FILE writes.")
+        parts.append("Code to paste: with --html FILE.")
     return " ".join(parts)

@@ -17,6 +17,7 @@ MEANINGS = {
     "warning": "is likely to cost accuracy",
     "note": "is worth knowing",
 }
+ENOUGH = 10  # batches, fewer of which leave spreads and dependence largely open
 HEALTHY = "Healthy, nothing is wrong with the normalization of this model"
 UNKNOWN = "Nothing wrong was found so far, but not all that was asked for was measured"
 
@@ -56,13 +57,16 @@ def measured(survey: Survey) -> str:
     layers = counted(len(list(survey.layers())), "normalization layer")
     batches = f"{survey.batches:,} {'batch' if survey.batches == 1 else 'batches'}"
     examples = f"{survey.examples:,} {'example' if survey.examples == 1 else 'examples'}"
-    return f"{survey.model}: {layers}, {batches} with {examples} in all, {survey.depth} depth"
+    return f"{survey.model}: {layers}; {batches}, {examples}; {survey.depth} depth"
 
 
 def caveat(survey: Survey) -> str:
-    """Why there may be more to find; empty for a complete survey."""
+    """Why there may be more to find; empty for a complete survey of enough batches."""
     if survey.complete:
-        return ""
+        if survey.batches >= ENOUGH:
+            return ""
+        few = f"{survey.batches} batch{'' if survey.batches == 1 else 'es'}"
+        return f"{few} cannot tell much: give {ENOUGH} or more."
     if survey.interrupted:
         return "The measurement was interrupted: what follows is of the part before that."
     return "The measurement is not complete: what follows is of what there is."

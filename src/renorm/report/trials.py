@@ -1,14 +1,17 @@
 """The fixes that were tried, ranked by what they gained."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from renorm.measure.records import FixTrial
 from renorm.report.diagnosis_wording import finite, number
 from renorm.report.statistics import Estimate, estimate
-from renorm.report.wording import counted
+from renorm.report.wording import MOST_DECIMALS, counted
 
 AS_IT_IS = "as it is"
+SMALL = 0.01  # below it, three decimals are too few to tell anything
+LEAST = 0.01  # of the loss as it is: a fix that is not trained has no spread over seeds
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,11 @@ class Ranked:
 
     @property
     def helps(self) -> bool:
-        """Whether it did not diverge, and the interval of its gain lies above 0."""
-        return self.gain is not None and not self.outcome and self.gain.clear and self.gain.mean > 0
+        """Whether it did not diverge, and clearly gained something to speak of."""
+        if self.gain is None or self.loss is None or self.outcome or not self.gain.clear:
+            return False
+        before = abs(self.loss.mean + self.gain.mean)
+        return self.gain.mean > 0 and self.gain.mean >= LEAST * before
 
 
 def ranked(trials: Sequence[FixTrial]) -> tuple[Ranked, ...]:
@@ -71,9 +77,13 @@ def figure(value: Estimate, signed: bool = False) -> str:
 
     >>> figure(Estimate(0.12345, 0.0123, 3), signed=True), figure(Estimate(2.5, None, 1))
     ('+0.123 ± 0.012', '2.50')
+    >>> figure(Estimate(0.000213, 0.0, 3), signed=True)
+    '+0.00021 ± 0.00000'
     """
     size = max(abs(value.mean), value.half_width or 0.0)
     decimals = 3 if size < 1 else 2 if size < 10 else 1
+    if 0 < size < SMALL:
+        decimals = min(1 - math.floor(math.log10(size)), MOST_DECIMALS)
     mean = f"{value.mean:{'+' if signed else ''}z.{decimals}f}"
     return mean if value.half_width is None else f"{mean} ± {value.half_width:.{decimals}f}"
 

@@ -29,10 +29,10 @@ def dead_channels(survey: Survey) -> Iterator[Finding]:
     yield Finding(
         id="dead_channels",
         severity="note" if fresh or share < SHARE else "warning",
-        title=_title(found, "carry nothing"),
+        title=_title(found, "are dead"),
         layers=tuple(one.layer for one, _ in found),
         evidence=(
-            Figure(worst.layer, "channels that carry nothing", 100 * share, 100 * SHARE, "%"),
+            Figure(worst.layer, "dead channels", 100 * share, 100 * SHARE, "%"),
             *(
                 Figure(worst.layer, f"channels with {words}", float(len(getattr(worst, kind))))
                 for kind, words in kinds
@@ -40,9 +40,9 @@ def dead_channels(survey: Survey) -> Iterator[Finding]:
             ),
         ),
         meaning=(
-            "These channels give the same whatever the input: by a weight near 0, a constant "
-            "input, or a bias so low that a ReLU behind lets nothing through. They cost time, and "
-            "hardly get a gradient to come back by. Residual blocks that start with weight 0, and "
+            "These channels give the same for any input: by a weight near 0, a constant input, or "
+            "a bias so low that a ReLU behind lets nothing through. They cost time, and get hardly "
+            "any gradient by which to recover. Residual blocks that start with weight 0, and "
             "channels that were pruned, are so on purpose; without a ReLU behind, outputs below 0 "
             "are no harm."
         ),
@@ -52,8 +52,8 @@ def dead_channels(survey: Survey) -> Iterator[Finding]:
             "output below 0.001 counts as none."
         ),
         advice=(
-            "Look at the learning rate and weight decay of weight and bias of the norm; the code "
-            "sets weight and bias of these channels back to 1 and 0, to be trained again."
+            "Lower the learning rate, or take the norm's weight and bias out of weight decay. The "
+            "code resets them to 1 and 0 in these channels."
         ),
         code=_reset(found),
         gain="The channels take part again. How much that helps is not known beforehand.",
@@ -110,7 +110,7 @@ def saturated_channels(survey: Survey) -> Iterator[Finding]:
     yield Finding(
         id="saturated_channels",
         severity="warning" if share >= SATURATED else "note",
-        title=_title(found, "have values at the ends of their range alone"),
+        title=_title(found, "have only values at the ends of their range"),
         layers=tuple(one.layer for one, _ in found),
         evidence=(
             Figure(

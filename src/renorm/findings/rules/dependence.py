@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from renorm.findings.finding import Figure, Finding
-from renorm.findings.rules.reading import conversion, corrects, listed, trained
+from renorm.findings.rules.reading import conversion, corrects, trained, within
 from renorm.measure.records import BatchDependence, LayerFacts, Survey
 
 RATIO = 2.0
@@ -62,7 +62,7 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
     corrected = all(corrects(one) for one in trained(survey).values())
     bad = ratio >= _WRONG_RATIO and worth <= WORTH and not corrected
     figures = [
-        Figure(worst.layer, "variance of batch means over that of independent draws", ratio, RATIO),
+        Figure(worst.layer, "variance of batch means, 1 for independent examples", ratio, RATIO),
         Figure(worst.layer, "p-value, of all layers together", p, CHANCE),
         Figure(worst.layer, "independent examples that a batch is worth", worth, WORTH),
     ]
@@ -71,17 +71,15 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
     return Finding(
         id="dependent_batches",
         severity="error" if bad else "warning" if ratio >= RATIO else "note",
-        title=(
-            f"Examples of a batch depend on each other: {size:.0f} are worth {worth:.1f} "
-            "independent ones"
-        ),
+        title=(f"Examples in a batch are alike: {size:.0f} are worth {worth:.1f} independent ones"),
         layers=layers,
         evidence=tuple(figures),
         meaning=(
-            f"The means of batches in {listed(layers)} spread {ratio:.1f} times as much as for "
-            "examples drawn at random: batches of one class, one video, one place. Each is "
-            "normalized by what its examples have in common, which takes just that out of them, "
-            "and eval mode, by statistics of all, sees another input than training did."
+            f"The means of batches in {within(layers)} vary more than those of examples drawn at "
+            f"random, by {ratio:.1f} times in the variance, as when a batch has few classes, one "
+            "video or one place. Train mode subtracts what the examples of a batch have in common, "
+            "which may be just what tells the classes apart; eval mode does not subtract it, so "
+            "the model meets other inputs than in training."
         ),
         threshold=(
             f"{RATIO:g} times the variance, {_SEEN:g} for a note, with p up to {CHANCE:g} for all "
@@ -90,13 +88,13 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
             f"{_WRONG_RATIO:g} times or more, and no batch renorm corrects for it."
         ),
         advice=(
-            "Shuffle the data (shuffle=True of DataLoader, a shuffle buffer for streams); where "
-            "batches must be so, correct by running statistics with batch renorm."
+            "Shuffle the data: DataLoader(..., shuffle=True), a shuffle buffer for streams. Where "
+            "batches have to be like this, use batch renorm."
         ),
         code="" if corrected else conversion(survey),
         gain=(
-            "With batches of 16 classes, two images each, batch renorm reached the 78.5% of "
-            "independent batches on ImageNet (Ioffe 2017)."
+            "On ImageNet, in batches of 16 classes with two images each, batch renorm reached "
+            "78.5%, as with independent batches (Ioffe 2017)."
         ),
         weight=ratio / RATIO,
     )
@@ -107,12 +105,12 @@ def _alike(known: Sequence[BatchDependence], p: float) -> Finding:
     return Finding(
         id="dependent_batches",
         severity="note",
-        title=f"Batches are more alike than chance: {_ratio(worst):.2f} times the variance",
+        title=f"Batches are more alike than by chance: {_ratio(worst):.2f} times the variance",
         layers=tuple(one.layer for one in known if _ratio(one) <= _BALANCED),
         evidence=(
             Figure(
                 worst.layer,
-                "variance of batch means over that of independent draws",
+                "variance of batch means, 1 for independent examples",
                 _ratio(worst),
                 _BALANCED,
             ),

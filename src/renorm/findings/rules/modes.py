@@ -45,8 +45,8 @@ def mixed_modes(survey: Survey) -> Iterator[Finding]:
         advice=(
             "Call model.eval() on the whole model before predicting."
             if in_eval
-            else "Say what is meant: train() for all, or statistics frozen by a mark that survives "
-            "train(), with renorm.convert and renorm.freeze of that part."
+            else "Choose: train() for all, or freeze that part for good by renorm.convert and "
+            "renorm.freeze, which model.train() does not undo."
         ),
         code="model.eval()\n" if in_eval else "model.train()\n",
         gain=(

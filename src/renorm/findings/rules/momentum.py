@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from renorm.findings.finding import Figure, Finding
-from renorm.findings.rules.reading import clear, listed, of_layers, of_model, trained
+from renorm.findings.rules.reading import clear, of_layers, of_model, trained, within
 from renorm.findings.rules.staleness import OUTPUT, expected
 from renorm.measure.records import MODEL, OutputGap, Survey, TrainEvalGap
 
@@ -35,40 +35,51 @@ def momentum_convention(survey: Survey) -> Iterator[Finding]:
     figures = [Figure(layers[0], "momentum", rate, MOST)]
     if noise:
         value, layer = max(noise)
-        figures.append(Figure(layer, "noise of batches that is left in the statistics", value))
+        figures.append(
+            Figure(layer, "noise of one batch left in the statistics, in deviations", value)
+        )
     costs = False
     if output is not None and output.staleness is not None:
         figures.append(
-            Figure(MODEL, "running against population, of the output", output.staleness, OUTPUT)
+            Figure(
+                MODEL, "how far that moves the output, in its deviations", output.staleness, OUTPUT
+            )
         )
         costs = output.staleness >= OUTPUT and clear(output.loss_staleness, output.batches)
     yield Finding(
         id="momentum_convention",
         severity="error" if costs else "warning",
-        title=f"Momentum {rate:g} is a rate of change in torch: each batch replaces the statistics",
+        title=f"Momentum {rate:g} replaces {rate:.0%} of the running statistics at each batch",
         layers=layers,
         evidence=tuple(figures),
         meaning=(
-            f"torch adds momentum times the new value, Keras and TensorFlow keep momentum times "
-            f"the old one. With {rate:g}, the running statistics of {listed(layers)} are little "
-            "more than those of the last batch, so eval mode has the noise of one batch, another "
-            "one after each step."
+            "In PyTorch momentum is the weight of the new batch, in Keras and TensorFlow that of "
+            f"the old average. With {rate:g} here, the running statistics of {within(layers)} are "
+            "little more than those of the last batch: eval mode has the noise of one batch, and "
+            "is another after each step."
         ),
         threshold=(
             f"From {MOST:g} on, the last batch weighs more than all before it. Defaults are 0.1 "
             "(torch) and 0.01 (Ioffe 2017) as a rate, 0.9 to 0.999 as what is kept, so nothing "
             "usual is near the threshold. An error where the loss in eval mode clearly suffers."
         ),
-        advice="Give one minus the value, and measure the statistics once.",
+        advice=(
+            f"Set momentum to {_other(rate):g} where the model is built; the code sets one minus "
+            "the value here, and calibrates."
+        ),
         code=_CODE,
         gain=(
-            f"The variance of the running statistics falls by {_ratio(rate):.0f} times, by "
-            "a / (2 - a) of the variance of a batch for the rate a."
+            f"The variance that chance gives the running statistics is {_ratio(rate):.0f} times "
+            "smaller: it is a / (2 - a) of that of a batch, with momentum a."
         ),
         weight=max(rate / MOST, max(noise)[0] / OUTPUT if noise else 0.0),
     )
 
 
+def _other(rate: float) -> float:
+    return max(round(1 - rate, 6), 0.01)
+
+
 def _ratio(rate: float) -> float:
-    new = max(1 - rate, 0.01)
+    new = _other(rate)
     return (rate / (2 - rate)) / (new / (2 - new))

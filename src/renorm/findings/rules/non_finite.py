@@ -53,8 +53,8 @@ def non_finite(survey: Survey) -> Iterator[Finding]:
             ),
             threshold="One such value. The first layer in the model's order is where to look.",
             advice=(
-                "Find what made it, going by the first layer named: a bad batch, a division by 0, "
-                "or overflow in half precision. Then set the statistics back and measure them."
+                "Find the cause at or before the first layer named: a bad batch, a division by 0, "
+                "float16 overflow. Then reset and calibrate."
             ),
             code=_CODE if any(one.bad_statistics for one in found) else "",
             gain="Eval mode gives numbers again.",

@@ -91,6 +91,15 @@ def listed(layers: Sequence[str]) -> str:
     return f"{', '.join(layers[:_NAMED])} and {more} more"
 
 
+def within(layers: Sequence[str]) -> str:
+    """The layers in a sentence, said to be layers: a name may be a number.
+
+    >>> within(["8"]), within(["a", "b"])
+    ('layer 8', 'layers a, b')
+    """
+    return f"{'layer' if len(layers) == 1 else 'layers'} {listed(layers)}"
+
+
 def counted(n: int, word: str) -> str:
     """A number with its noun.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from renorm.findings.finding import Figure, Finding
-from renorm.findings.rules.reading import counted, trained
+from renorm.findings.rules.reading import trained
 from renorm.measure.records import MODEL, Survey
 
 
@@ -18,22 +18,28 @@ def redundant_bias(survey: Survey) -> Iterator[Finding]:
     yield Finding(
         id="redundant_bias",
         severity="note",
-        title=f"A bias that the norm behind it takes away: {counted(len(found), 'layer')}",
+        title=(
+            "1 layer has a bias that the norm behind it cancels"
+            if len(found) == 1
+            else f"{len(found)} layers have a bias that the norm behind them cancels"
+        ),
         layers=tuple(one.layer for one in found),
         evidence=(Figure(MODEL, "norms behind a layer with a bias", float(len(found)), 0.0),),
         meaning=(
-            "The norm subtracts the mean, and with it the bias of the layer before: the bias gets "
-            "no gradient but from weight decay, costs an addition, and a parameter a channel. The "
-            "bias of the norm has its role."
+            "The norm subtracts the mean, and with it the bias of the layer before it. That bias "
+            "has no effect, gets no gradient but from weight decay, and costs an addition and a "
+            "parameter a channel; the norm's own bias does its work."
         ),
         threshold="One pair; Ioffe and Szegedy 2015, section 3.2, leave the bias out.",
         advice=(
-            "Build such layers with bias=False. In a trained model the running mean has to give "
-            "up the bias with it, as below, which holds where nothing but the norm uses the output "
-            "of the layer; make a new optimizer afterwards."
+            "Build such layers with bias=False. The code takes the bias out of a trained model; "
+            "make a new optimizer afterwards."
         ),
         code=_code(pairs),
-        gain="A little less time and memory; outputs stay the same.",
+        gain=(
+            "A little less time and memory. Outputs stay the same where nothing but the norm uses "
+            "the output of the layer."
+        ),
         weight=1.0,
     )
 

@@ -40,7 +40,7 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
     if not relies and share < LEAK:
         return
     figures = [
-        Figure(MODEL, "influence of another example over that of its own", share, LEAK),
+        Figure(MODEL, "influence of another example, relative to its own input", share, LEAK),
         Figure(MODEL, "influence of another example, in deviations", others),
     ]
     if output is not None and output.loss_noise[0] is not None:
@@ -53,16 +53,17 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
         id="batch_leak",
         severity="warning" if relies else "note",
         title=(
-            f"The loss is {gain:.0%} lower where examples see their batch"
+            f"The loss relies on the batch: by its statistics it is {gain:.0%} lower than by fixed"
             if relies
             else f"Another example moves an output {share:.0%} as much as its own input does"
         ),
         layers=tuple(trained(survey)),
         evidence=tuple(figures),
         meaning=(
-            "By its statistics every example of a batch is in the outputs of all others. A loss "
-            "that compares examples of a batch, as in contrastive and metric learning, or whose "
-            "batches have a pattern, can be lowered by that instead of by features."
+            "Through the statistics of the batch, each example enters the outputs of all others. "
+            "That is harmless for most losses. One that compares examples, as in contrastive and "
+            "metric learning, can be lowered by it instead of by better features, and so can any "
+            "loss on batches that are put together by a pattern."
         ),
         threshold=(
             "A warning only if the loss by the batch is lower than by population and by running "
@@ -72,14 +73,13 @@ def batch_leak(survey: Survey) -> Iterator[Finding]:
             "batches of 32, 6 to 7% with 16, 8 to 17% with 8, 28 to 41% with 4."
         ),
         advice=(
-            "For losses that compare examples, keep views of one example in different groups of "
-            "statistics (shuffled over devices, as MoCo does), or normalize by running "
-            "statistics as far as batch renorm can."
+            "If the loss compares examples, keep views of one example in different batches of "
+            "statistics (as MoCo does by shuffling), or use batch renorm."
         ),
         code=conversion(survey),
         gain=(
-            "With open limits r and d take the batch's statistics out again, so the output depends "
-            "on the example and the running statistics; measure influence again to see how far."
+            "Batch renorm replaces the batch's statistics by the running ones as far as its limits "
+            "allow, so outputs depend less on the batch; diagnose again to see how far."
         ),
         weight=max(gain / RELIES if relies else 0.0, share / LEAK),
     )
@@ -99,19 +99,18 @@ def composition_overfit(survey: Survey) -> Iterator[Finding]:
         title=f"Reshuffling the batches raises the loss in train mode by {size:.0%}",
         layers=tuple(trained(survey)),
         evidence=(
-            Figure(MODEL, "loss of shuffled over that of given batches, less 1", size, SHIFT),
+            Figure(MODEL, "rise of the loss by reshuffling, relative", size, SHIFT),
             Figure(MODEL, "loss on batches as they come", found.loss_composed),
             Figure(
                 MODEL,
-                "the shift in standard errors",
+                "the rise in standard errors",
                 found.shift / max(found.error, 1e-12),
                 _ERRORS,
             ),
         ),
         meaning=(
-            "The model is right about examples by the company they come in: batches are always "
-            "composed alike, and their statistics tell how. Alone, or in eval mode, an example "
-            "has no such company."
+            "Batches are always put together alike, and the model has learned to take hints from "
+            "their statistics. In eval mode, or for an example alone, these hints are not there."
         ),
         threshold=(
             f"{SHIFT:.0%} of the loss and {_ERRORS:g} standard errors, which chance exceeds once "
@@ -120,8 +119,7 @@ def composition_overfit(survey: Survey) -> Iterator[Finding]:
             "mode on batches composed alike."
         ),
         advice=(
-            "Compose batches at random; where the loss needs them so, correct by running "
-            "statistics with batch renorm."
+            "Put batches together at random. Where the loss needs them like this, use batch renorm."
         ),
         code=conversion(survey),
         gain=(

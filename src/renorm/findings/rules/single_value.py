@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from renorm.findings.finding import Figure, Finding
-from renorm.findings.rules.reading import is_ours, listed, of_layers, shares, trained
+from renorm.findings.rules.reading import is_ours, of_layers, shares, trained, within
 from renorm.measure.records import EffectiveCount, Survey
 
 _CODE = """\
@@ -36,10 +36,10 @@ def single_value(survey: Survey) -> Iterator[Finding]:
     yield Finding(
         id="single_value",
         severity="error" if breaks else "warning",
-        title=f"{worst.single:.0%} of the batches have one value a channel in {listed(layers)}",
+        title=f"One value per channel in {worst.single:.0%} of the batches, in {within(layers)}",
         layers=layers,
         evidence=(
-            Figure(worst.layer, "batches with one value a channel", worst.single, 0.0),
+            Figure(worst.layer, "batches with one value per channel", 100 * worst.single, 0.0, "%"),
             Figure(worst.layer, "least values of a channel", float(worst.least), 2.0),
         ),
         meaning=(
@@ -47,10 +47,10 @@ def single_value(survey: Survey) -> Iterator[Finding]:
             "nn.BatchNorm raises in training for such a batch, often only at the last, smaller "
             'one of an epoch; batch renorm does too, unless it has single="running".'
         ),
-        threshold="One value: a variance needs two. torch.nn.functional.batch_norm refuses one.",
+        threshold="A variance needs two values. torch.nn.functional.batch_norm refuses one.",
         advice=(
-            "Leave an incomplete last batch out (drop_last=True of DataLoader), or normalize "
-            "such a batch by the running statistics."
+            "Leave out an incomplete last batch (drop_last=True of DataLoader), or let batch "
+            "renorm normalize it by the running statistics."
         ),
         code=_CODE,
         gain="Training runs through, and such batches get what eval mode would give them.",

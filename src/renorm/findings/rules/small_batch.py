@@ -8,12 +8,11 @@ from renorm.findings.finding import Figure, Finding
 from renorm.findings.rules.reading import (
     conversion,
     corrects,
-    counted,
-    listed,
     of_layers,
     of_model,
     shares,
     trained,
+    within,
 )
 from renorm.measure.records import (
     MODEL,
@@ -64,46 +63,55 @@ def small_batch(survey: Survey) -> Iterator[Finding]:
     worst = found[0]
     layers = tuple(one.layer for one in found)
     figures = [
-        Figure(worst.layer, "noise of the batch's mean, in deviations", worst.noise, _most(worst)),
+        Figure(
+            worst.layer,
+            "noise of a batch's mean, in standard deviations",
+            worst.noise,
+            _most(worst),
+        ),
         Figure(worst.layer, "examples that share statistics", worst.examples, float(FEW)),
     ]
     seen = of_layers(survey, BatchNoise)[worst.layer]
     if seen.log_r_rms is not None:
-        figures.append(Figure(worst.layer, "noise of the log deviation", seen.log_r_rms))
+        figures.append(
+            Figure(worst.layer, "noise of the logarithm of its deviation", seen.log_r_rms)
+        )
     output = of_model(survey, OutputGap)
     if output is not None and output.noise is not None:
-        figures.append(Figure(MODEL, "batch against population, of the output", output.noise))
+        figures.append(
+            Figure(MODEL, "how far that moves the output, in its deviations", output.noise)
+        )
     bad = worst.noise >= (WRONG_OF_TWO if worst.examples <= FEW / 2 else WRONG)
     yield Finding(
         id="small_batch",
         severity="error" if bad else "warning",
         title=(
-            f"Statistics of {counted(round(worst.examples), 'example')} are noise: the mean is "
-            f"off by {worst.noise:.2f} deviations"
+            f"Batches of {worst.examples:.0f} are too small: the mean is off by "
+            f"{worst.noise:.2f} standard deviations"
         ),
         layers=layers,
         evidence=tuple(figures),
         meaning=(
-            f"In training {listed(layers)} normalize each example by what few others happen to be "
-            "in its batch. That noise is in every activation and gradient, and is not there in "
-            "eval mode, so the model is trained for another function than the one that is used."
+            "The mean and variance of so few examples are largely chance: in training, an example "
+            f"is normalized in {within(layers)} by whatever else is in its batch. That noise is in "
+            "every activation and gradient. Eval mode does not have it, so the model is trained as "
+            "one function and used as another."
         ),
         threshold=(
             f"{NOISE:g} deviations, which is 11 independent values; {NOISE_OF_FEW:g} for groups of "
             f"up to {FEW} examples, where ImageNet models lose: 78.3% at 32 examples, 74.2% at 4 "
-            "(Ioffe 2017), 76.6% and 64.8% at 32 and 2 (code of MABN). Nets trained on digits "
-            "had up to 0.18 with batches of 32 and 0.25 with 16. An error from "
+            "(Ioffe 2017), 76.6% and 64.8% at 32 and 2 (published code of MABN). Nets trained "
+            "on digits had up to 0.18 with batches of 32 and 0.25 with 16. An error from "
             f"{WRONG:g} on, or {WRONG_OF_TWO:g} with two examples or less."
         ),
         advice=(
-            "Correct by running statistics with batch renorm; with 1 to 4 examples, borrow those "
-            'of recent iterations with renorm.convert(model, to="cross_iteration", '
-            "example=inputs)."
+            "Use larger batches, or batch renorm, as below. With 1 to 4 examples also try "
+            'renorm.convert(model, to="cross_iteration", example=inputs).'
         ),
         code=conversion(survey),
         gain=(
             "At 4 examples batch renorm kept 76.5% where batch norm had 74.2% (Ioffe 2017, "
-            "ImageNet); at 2, 69.7% against 64.8% (code of MABN, ResNet-50)."
+            "ImageNet); at 2, 69.7% against 64.8% (published code of MABN, ResNet-50)."
         ),
         weight=worst.noise / _most(worst),
     )

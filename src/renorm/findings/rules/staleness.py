@@ -110,11 +110,12 @@ def _finding(found: _Stale, name: str, share: float) -> Finding:
     severity = _severity(found)
     if share < 1 and severity == "error":
         severity = "warning"
-    data = "data of another domain" if domain else "other weights or data"
+    verb = "may be" if _uncertain(found) else "are"
+    what = "of other data" if domain else "out of date"
     return Finding(
         id=name,
         severity=severity,
-        title=f"Running statistics are those of {data}: off by {_value(worst):.2f} deviations",
+        title=f"Running statistics {verb} {what}: off by {_value(worst):.2f} standard deviations",
         layers=layers,
         evidence=_evidence(found),
         meaning=_meaning(found, domain),
@@ -146,59 +147,85 @@ def _severity(found: _Stale) -> str:
 
 def _evidence(found: _Stale) -> tuple[Figure, ...]:
     worst, output = found.worst, found.output
-    figures = [Figure(worst.layer, "running against population statistics", _value(worst), LAYER)]
+    figures = [
+        Figure(
+            worst.layer,
+            "running against population statistics, in deviations",
+            _value(worst),
+            LAYER,
+        )
+    ]
     if output is not None and output.staleness is not None:
-        figures.append(Figure(MODEL, "the same, of the output", output.staleness, OUTPUT))
+        figures.append(
+            Figure(
+                MODEL, "how far that moves the output, in its deviations", output.staleness, OUTPUT
+            )
+        )
     if output is not None and None not in (output.loss_running, output.loss_population):
         assert output.loss_running is not None
         assert output.loss_population is not None
         figures.append(Figure(MODEL, "loss by running statistics", output.loss_running))
         figures.append(Figure(MODEL, "loss by population statistics", output.loss_population))
-    for what, value in (("shift", worst.shift), ("log ratio of deviations", worst.log_ratio)):
+    for what, value in (
+        ("of that, by the mean", worst.shift),
+        ("logarithm of the ratio of deviations", worst.log_ratio),
+    ):
         if value is not None:
             figures.append(Figure(worst.layer, what, value))
-    figures.append(Figure(MODEL, "first layer over the worst of the others", found.first, _DOMAIN))
+    figures.append(
+        Figure(
+            MODEL,
+            "first layer's distance, relative to the worst of the others",
+            found.first,
+            _DOMAIN,
+        )
+    )
     return tuple(figures)
 
 
 def _meaning(found: _Stale, domain: bool) -> str:
     start = (
-        "In eval mode these layers normalize by running statistics that are not those of the "
-        "batches given, so what the layers after them get is shifted and scaled against training."
+        "In eval mode these layers normalize by running statistics that are not those of all "
+        "batches you gave (the population), so the layers behind them get inputs that are shifted "
+        "and scaled against training."
     )
     if found.left > _NOT_SETTLED:
         return (
-            f"{start} {found.left:.0%} of them is still what they were before the first update: so "
-            "many updates are too few at the momentum they have now."
+            f"{start} {found.left:.0%} of them still is what they were before the first update: "
+            "there were too few updates for this momentum."
         )
     if found.held and not domain:
         return f"{start} Momentum is 0, so they stay as they are while the weights move."
     if domain:
         cause = (
-            "The first layer, whose weights moved least since its statistics were taken, is off "
-            "about as far as any: the data differ from those of training."
+            "The first layer, whose input depends on the weights least, is off about as far as "
+            "any: the data differ from those of training."
         )
     else:
         cause = (
-            "The difference grows with depth, as it does where weights have moved since the "
+            "The difference grows with depth, as it does where the weights moved after the "
             "statistics were taken, or where the moving average is too slow."
         )
-    if _DEPTH <= found.first < _CERTAIN and found.left <= _NOT_SETTLED:
+    if _uncertain(found):
         cause += " The figures do not tell moved weights from other data for certain."
     return f"{start} {cause}"
 
 
+def _uncertain(found: _Stale) -> bool:
+    return _DEPTH <= found.first < _CERTAIN and found.left <= _NOT_SETTLED and not found.held
+
+
 def _advice(found: _Stale, domain: bool) -> str:
     if found.left > _NOT_SETTLED:
-        return "Measure the statistics by some hundred batches, or raise momentum for short runs."
+        return "Calibrate on some hundred batches, and raise momentum for short runs."
     if domain:
         return (
-            "If the model is to work on these data, measure the statistics on them; if not, "
-            "give the batches that training saw."
+            "If the model is to work on these data, calibrate on them; if not, diagnose with "
+            "batches of the data of training."
         )
     if found.held:
-        return "Measure the statistics anew, and give momentum a value above 0, such as 0.1."
-    return "Measure the statistics anew with the weights as they are, by some hundred batches."
+        return "Calibrate, and give momentum a value above 0, such as 0.1."
+    return "Calibrate: measure the statistics anew, with these weights, on some hundred batches."
 
 
 def _gain(output: OutputGap | None) -> str:

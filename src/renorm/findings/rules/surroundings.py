@@ -136,14 +136,14 @@ def accumulation(survey: Survey) -> Iterator[Finding]:
     figures = [Figure(MODEL, "forwards a step", float(setting.accumulation), 1.0)]
     if worst is not None:
         figures += [
-            Figure(worst.layer, "noise of the batch's mean, in deviations", noise, most),
+            Figure(worst.layer, "noise of a batch's mean, in standard deviations", noise, most),
             Figure(worst.layer, "examples that share statistics", worst.examples),
         ]
     bad = noise >= WRONG
     yield Finding(
         id="accumulation",
         severity="error" if bad else "warning" if noise >= most or ours else "note",
-        title=f"{setting.accumulation} forwards a step, each with statistics of its own",
+        title=f"{setting.accumulation} forwards a step, each normalized by its own statistics",
         layers=ours or tuple(one.layer for one in found) or tuple(layers),
         evidence=tuple(figures),
         meaning=(
@@ -157,8 +157,8 @@ def accumulation(survey: Survey) -> Iterator[Finding]:
             f"statistics of a micro-batch as noisy as for small_batch ({most:g} deviations)."
         ),
         advice=(
-            "Have the forwards of a step be one step of the statistics, and correct each by the "
-            "running ones."
+            "Make the forwards of a step one step of the statistics, by renorm.accumulate, with "
+            "batch renorm to correct each of them."
         ),
         code=("import renorm\n" if ours else conversion(survey)) + _ACCUMULATE,
         gain=(

@@ -39,7 +39,7 @@ def never_updated(survey: Survey) -> Iterator[Finding]:
     worst = gaps[layers[0]].staleness or 0.0
     severity = _severity(output)
     figures = [
-        Figure(layers[0], "running against population statistics", worst, STALE),
+        Figure(layers[0], "running against population statistics, in deviations", worst, STALE),
         Figure(layers[0], "updates", float(facts[layers[0]].updates or 0), 1.0),
     ]
     if output is not None and output.loss_staleness[0] is not None:
@@ -59,7 +59,7 @@ def never_updated(survey: Survey) -> Iterator[Finding]:
     elif severity == "warning":
         meaning += " A model that is not trained yet looks the same."
     frozen = any(facts[layer].statistics == "not updated" for layer in layers)
-    advice = "Measure the statistics; and train in train mode, with momentum above 0"
+    advice = "Calibrate, and train in train mode with momentum above 0"
     yield Finding(
         id="never_updated",
         severity=severity,
@@ -77,7 +77,7 @@ def never_updated(survey: Survey) -> Iterator[Finding]:
             f"an error if by {_WRONG:.0%}: on digits, trained nets with fresh statistics had 28 "
             "times the loss and more, nets not trained up to 1.8 times."
         ),
-        advice=f"{advice}, with track_running_stats on." if frozen else f"{advice}.",
+        advice=f"{advice} and track_running_stats on." if frozen else f"{advice}.",
         code="import renorm\n\nrenorm.calibrate(model, batches)\n",
         gain=(
             "Eval mode then agrees with train mode up to the noise of batches (Ioffe and Szegedy "
