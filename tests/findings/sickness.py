@@ -55,6 +55,11 @@ def relying() -> Survey:
     return ill(OutputGap, loss_noise=(-0.004, 0.001), loss_gap=(-0.005, 0.001))
 
 
+def open_early(survey: Survey) -> Survey:
+    survey = renormed(survey, r_max=3.0, d_max=5.0, updates=50_000)
+    return beside(survey, setting(purpose="finetuning"))
+
+
 SICK: dict[str, tuple[str, Survey]] = {
     "stale_statistics": ("error", stale((0.1, 0.4, 0.6))),
     "shifted_domain": ("error", stale((0.8, 0.15, 0.1))),
@@ -78,11 +83,7 @@ SICK: dict[str, tuple[str, Survey]] = {
     "ranks_differ": ("warning", beside(healthy(), RankSpread("4", 2, 0.5, 0.1))),
     "accumulation": ("error", beside(of_two(), setting(accumulation=8))),
     "train_mode_export": ("error", exported()),
-    "limits_open_early": (
-        "warning",
-        beside(renormed(healthy(), r_max=3.0, d_max=5.0, updates=50_000),
-               setting(purpose="finetuning")),
-    ),
+    "limits_open_early": ("warning", open_early(healthy())),
     "limits_never_open": (
         "warning",
         beside(renormed(healthy()), *(LimitsAhead(name, 2_000, 1.0, 0.0) for name in LAYERS)),

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from charts import beside, changed, healthy, setting
-from sickness import SICK, momentum, never_updated, of_two, sorted_labels
+from charts import beside, changed, healthy, setting, stale
+from sickness import SICK, momentum, never_updated, of_two, open_early, sorted_labels
 
 from renorm.findings import Finding, judge
 from renorm.findings.explaining import explained
@@ -62,6 +62,8 @@ def test_a_note_explains_nothing_and_what_is_alone_stays() -> None:
         (beside(of_two(), setting(accumulation=8)), "accumulation"),
         (beside(changed(healthy(), LayerFacts, "4", training=False), setting(purpose="export")),
          "train_mode_export"),
+        (changed(open_early(stale((0.1, 0.3, 0.6))), ChannelHealth, "7", dead=(1, 2, 3)),
+         "limits_open_early"),
     ],
 )  # fmt: skip
 def test_the_cause_is_first(survey: Survey, first: str) -> None:

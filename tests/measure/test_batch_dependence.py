@@ -104,6 +104,18 @@ def test_power_at_small_batches() -> None:
     assert detected >= 19
 
 
+def test_power_at_weak_dependence_in_many_batches() -> None:
+    # 0.08 of a variance of 4 is shared: a ratio of 1.6, as of classes that a net hardly tells
+    detected = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        shared = [0.28 * torch.randn(1, 3, dtype=torch.float64) for _ in range(64)]
+        batches = [x + y for x, y in zip(rows(64, 32, seed=seed), shared, strict=True)]
+        found = of_model(nn.BatchNorm1d(3).double(), batches, seed=seed)[0]
+        detected += found.p_more is not None and found.p_more < 0.01
+    assert detected >= 9  # of 16 batches about half
+
+
 def test_stratified_batches_spread_less_than_chance() -> None:
     # each batch has one example of either kind
     x = torch.randn(24, 3, dtype=torch.float64)
@@ -117,9 +129,9 @@ def test_stratified_batches_spread_less_than_chance() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     model = nn.BatchNorm1d(200).double()
-    few, many = (of_model(model, rows(n, 100, 200))[0] for n in (16, 60))
-    assert (few.batches, few.examples, few.channels) == (16, 16 * 32, 16)
-    assert (many.batches, many.examples, many.channels) == (16, 16 * 32, 16)
+    few, many = (of_model(model, rows(n, 100, 200))[0] for n in (64, 100))
+    assert (few.batches, few.examples, few.channels) == (64, 64 * 32, 16)
+    assert (many.batches, many.examples, many.channels) == (64, 64 * 32, 16)
 
 
 def test_a_shared_layer_is_not_taken_for_clustered() -> None:

@@ -5,10 +5,18 @@ from dataclasses import replace
 
 from renorm.findings.finding import SEVERITIES, Finding
 
+# limits that are open have training itself go by statistics that are off
+_OF_STATISTICS = (
+    "non_finite",
+    "never_updated",
+    "momentum_convention",
+    "dependent_batches",
+    "limits_open_early",
+)
 # a finding, and what may make it where both are there
 CAUSES = {
-    "stale_statistics": ("non_finite", "never_updated", "momentum_convention", "dependent_batches"),
-    "shifted_domain": ("non_finite", "never_updated", "momentum_convention", "dependent_batches"),
+    "stale_statistics": _OF_STATISTICS,
+    "shifted_domain": _OF_STATISTICS,
     "small_batch": ("single_value", "dependent_batches", "accumulation"),
     "batch_leak": ("single_value", "dependent_batches", "small_batch"),
     "composition_overfit": ("dependent_batches",),

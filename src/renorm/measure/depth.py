@@ -40,9 +40,9 @@ class Depth(NamedTuple):
 _DEPTHS = {
     depth.name: depth
     for depth in (
-        Depth("quick", False, 1, 4, 16, 8, 32, 8, 199, 1, 1, False),
-        Depth("standard", True, 2, 8, 32, 16, 32, 16, 499, 1, 1, False),
-        Depth("deep", True, 1, 16, 256, 32, 64, 32, 1999, 4, 8, True),
+        Depth("quick", False, 1, 4, 16, 16, 32, 8, 199, 1, 1, False),
+        Depth("standard", True, 2, 8, 32, 64, 32, 16, 499, 1, 1, False),
+        Depth("deep", True, 1, 16, 256, 128, 64, 32, 1999, 4, 8, True),
     )
 }
 
