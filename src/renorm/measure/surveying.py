@@ -70,9 +70,9 @@ def survey(
         The records. Ctrl-C ends the survey with those there are so far, and ``interrupted``.
 
     Raises:
-        ArgumentError: no batch, no normalization layer, none that a batch reaches, a model in FullyShardedDataParallel, a
-            quantity that was asked for by name and cannot be measured, or an argument outside the
-            ranges above.
+        ArgumentError: no batch, no normalization layer, none that a batch reaches, a model in
+            FullyShardedDataParallel, a quantity that was asked for by name and cannot be
+            measured, or an argument outside the ranges above.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
