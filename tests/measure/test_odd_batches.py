@@ -7,6 +7,7 @@ import torch
 from surveyed import rows
 from torch import Tensor, nn
 
+from renorm.errors import ArgumentError
 from renorm.measure import survey
 from renorm.measure.records import CompositionShift, CrossExampleInfluence
 
@@ -27,6 +28,13 @@ def test_a_batch_without_an_example(place: int) -> None:
     assert found.complete
     assert found.examples == 40
     assert found.of(CompositionShift)
+
+
+def test_batches_that_reach_no_layer() -> None:
+    with pytest.raises(ArgumentError, match="None of the 1 normalization layers of Sequential"):
+        survey(net(), rows(3), forward=lambda model, batch: batch)
+    with pytest.raises(ArgumentError, match="was given a value by 2 batches"):
+        survey(net(), [torch.zeros(0, 3, dtype=torch.float64)] * 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,9 +71,9 @@ def survey(
         The records. Ctrl-C ends the survey with those there are so far, and ``interrupted``.
 
     Raises:
-        ArgumentError: no batch, no normalization layer, a model in FullyShardedDataParallel, a
-            quantity that was asked for by name and cannot be measured, or an argument outside the
-            ranges above.
+        ArgumentError: no batch, no normalization layer, none that a batch reaches, a model in
+            FullyShardedDataParallel, a quantity that was asked for by name and cannot be
+            measured, or an argument outside the ranges above.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -187,6 +187,13 @@ class _Work:
         if self._done == 0:
             raise ArgumentError(
                 "There is no batch to measure by. Give a list or a DataLoader with at least one."
+            )
+        if not self._collected():
+            raise ArgumentError(
+                f"None of the {len(self._plan.layers)} normalization layers of "
+                f"{type(self._model).__name__} was given a value by {self._done} batches, so there "
+                "is nothing to measure. Give forward= if the model is called in another way, or "
+                "batches with examples."
             )
 
     def _keep(self, batch: Any, output: Any) -> None:
