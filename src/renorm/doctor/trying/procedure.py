@@ -54,8 +54,8 @@ def try_fixes(
     out: how good is the model that one would then use? The gain is the loss of the given model,
     without training, less that, whether the fix trains or not; the interval is of these
     differences within a seed (``gain``). What training and then calibration give without a fix is
-    a trial of its own, ``"further training"``: a fix that trains is ``helpful`` only if it is better
-    than that, and in the ranking what training itself gives is taken off (``Trials``).
+    a trial of its own, ``"further training"``: a fix that trains is ``helpful`` only if it is
+    better than that, and in the ranking what training itself gives is taken off (``Trials``).
 
     The fixes::
 
@@ -110,8 +110,8 @@ def try_fixes(
     Returns:
         A tuple of ``FixTrial``, the best first, with one of the model as it is and, if any fix
         trains, one of further training: what is no better than these by one standard error comes
-        after them. A fix that could not be tried says why in ``failure``, one that diverged has None among its losses. Ctrl-C
-        ends it with those of the seeds that are complete, and ``interrupted``.
+        after them. A fix that could not be tried says why in ``failure``, one that diverged has
+        None among its losses. Ctrl-C ends it with those of the seeds that are complete, and ``interrupted``.
 
     Raises:
         ArgumentError: too few batches, a loss that cannot be trained by, a model that has no

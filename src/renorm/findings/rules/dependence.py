@@ -86,13 +86,13 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
             "and eval mode, by statistics of all, sees another input than training did."
         ),
         threshold=(
-            f"{RATIO:g} times the variance, where a batch is worth less than {ENOUGH:g} independent "
-            f"examples, {_SEEN:g} for a note, with p up to {CHANCE:g} for all layers together (Cauchy "
-            f"combination of {worst.permutations} permutations each). The ratio is 1 + (N - 1) rho "
+            f"{RATIO:g} times the variance, where a batch is worth less than {ENOUGH:g} "
+            f"independent examples, {_SEEN:g} for a note, with p up to {CHANCE:g} for all layers "
+            f"together (Cauchy combination of {worst.permutations} permutations each). The ratio is 1 + (N - 1) rho "
             "for a correlation rho in batches of N, so in large ones it is high before there is "
             f"harm: batch norm is used with {ENOUGH:g} examples as a rule. {_SPREAD} An error "
-            f"where a batch is worth {WORTH:g} examples or less, at {_WRONG_RATIO:g} times or more, and "
-            "no batch renorm corrects for it."
+            f"where a batch is worth {WORTH:g} examples or less, at {_WRONG_RATIO:g} times or "
+            "more, and no batch renorm corrects for it."
         ),
         advice=(
             "Shuffle the data (shuffle=True of DataLoader, a shuffle buffer for streams); where "
