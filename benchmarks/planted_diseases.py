@@ -25,12 +25,12 @@ from pathlib import Path
 
 from planted.ground import READERS, Ground
 from planted.suite import CASES, Outcome, examine
-from renorm.lab.environment import describe
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from renorm.cli import DONE, INTERRUPTED, USAGE
+from renorm.environment import describe
 from renorm.errors import RenormError
 from renorm.findings import Finding
 
@@ -100,8 +100,8 @@ def _cells(outcome: Outcome, fixes: bool) -> Iterator[str]:
 LEGEND = (
     "first, second: the worst findings; E: error, W: warning, N: note. "
     "well, sick: % right in eval mode on data held out, without and with the planted cause (video, "
-    "dense: % of the variance explained; a control has one of them). s: seconds that the doctor "
-    "took."
+    "dense: % of the variance explained; contrastive: % probability of the other part; a control "
+    "has one of them). s: seconds that the doctor took."
 )
 
 

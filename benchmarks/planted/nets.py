@@ -116,6 +116,26 @@ class Projected(nn.Module):
         return found.unflatten(0, views.shape[:2])
 
 
+class Apart(nn.Module):
+    """Embeddings of two views of each image, of which no two are in one group of statistics.
+
+    All first views come first, and then all second ones.
+
+    Args:
+        projected: the net, with statistics of small groups.
+    """
+
+    def __init__(self, projected: nn.Module) -> None:
+        super().__init__()
+        self.projected = projected
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Unit vectors (N, 2, width) of views (N, 2, channels, H, W)."""
+        in_turn = views.transpose(0, 1).flatten(0, 1)
+        found = self.projected(in_turn[:, None])
+        return found.unflatten(0, (2, -1))[:, :, 0].transpose(0, 1)
+
+
 class Rows(nn.Module):
     """A net for rows of a table, or flattened images, with a norm on what comes in.
 

@@ -13,7 +13,7 @@ from planted.ground import Ground
 from planted.nets import Rows
 from planted.training import BATCH, STEPS, accuracy, fit, healthy, tested, well
 
-CALIBRATE = ("calibrate",)
+CALIBRATE = ("calibrate",)  # the weights are well: what trains them on cures no more
 FINE = 1e-2  # the unit of the columns is a hundredth of the usual one
 
 
@@ -114,6 +114,7 @@ CASES = (
     Case("updates_stopped", updates_stopped, "stale_statistics", fixes=CALIBRATE),
     Case("averaged_weights", averaged_weights, "stale_statistics", fixes=CALIBRATE),
     Case("parameters_alone", parameters_alone, "never_updated", fixes=CALIBRATE),
+    # the average is of one batch: measured once it is right, and averaged over more it stays so
     Case("keep_rate", keep_rate, "momentum_convention", fixes=("calibrate", "longer_ema")),
     Case("nan_buffer", nan_buffer, "non_finite", fixes=CALIBRATE),
     Case("half_buffer", half_buffer, "non_finite", fixes=CALIBRATE),

@@ -89,7 +89,7 @@ def test_fixes_are_tried_with_all_that_was_given(monkeypatch: pytest.MonkeyPatch
     assert [one.fix for one in found.trials] == ["calibrate"]
     ((given, passed),) = calls
     assert given == (net, batches, loss)
-    more = {"fixes": ["calibrate"], "steps": 5, "seeds": 2, "forward": None, "progress": None}
+    more = {"fixes": ("calibrate",), "steps": 5, "seeds": 2, "forward": None, "progress": None}
     assert passed == {**options, **more}
     assert "calibrate +0.25" in str(found)
 

@@ -45,12 +45,12 @@ def test_any_number_fits_a_screen_with_the_worst_first(count: int) -> None:
     assert any(line.startswith(f"and {count - 3} more: stale") for line in lines) == (count > 3)
 
 
-def test_fixes_are_ranked_by_what_they_gain() -> None:
+def test_fixes_are_told_in_their_order_with_what_they_gain() -> None:
     trials = (
+        FixTrial(MODEL, "batch_renorm", "", 5, (0, 1), (0.5, 0.5), (0.5, 0.5), 1.1, ""),
         FixTrial(MODEL, "as it is", "", 5, (0, 1), (1.0, 1.0), (0.0, 0.0), 1.0, ""),
         FixTrial(MODEL, "calibrate", "", 0, (0, 1), (0.9, 0.7), (0.1, 0.3), None, ""),
         FixTrial(MODEL, "frozen", "", 5, (0, 1), (1.5, None), (-0.5, None), 1.0, ""),
-        FixTrial(MODEL, "batch_renorm", "", 5, (0, 1), (0.5, 0.5), (0.5, 0.5), 1.1, ""),
         FixTrial(MODEL, "cross_iteration", "", 5, (), (), (), None, "It does not fit."),
     )
     shown = " ".join(text.render(surveyed(records=trials), []).split())

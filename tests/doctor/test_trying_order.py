@@ -1,6 +1,8 @@
 """In which order fixes are ranked, and which are said to help."""
 
-from renorm.doctor.trying import AS_IT_IS, Trials
+from dataclasses import replace
+
+from renorm.doctor.trying import AS_IT_IS, FURTHER, Trials
 from renorm.measure.records import MODEL, FixTrial
 
 Figures = tuple[float | None, ...]
@@ -12,7 +14,7 @@ def trial(fix: str, gains: Figures, losses: Figures | None = None) -> FixTrial:
 
 
 def as_it_is(seeds: int) -> FixTrial:
-    return trial(AS_IT_IS, (0.0,) * seeds)
+    return replace(trial(AS_IT_IS, (0.0,) * seeds), steps=0)
 
 
 def order(*trials: FixTrial) -> list[str]:
@@ -68,3 +70,26 @@ def test_alone_what_would_not_be_clear_among_many() -> None:
     others = [trial(str(i), (0.0, 0.1, -0.1)) for i in range(4)]
     assert Trials([as_it_is(3), one]).helpful == (one,)
     assert Trials([as_it_is(3), one, *others]).helpful == ()
+
+
+def test_what_further_training_gives_too_is_no_help_of_a_fix() -> None:
+    further = trial(FURTHER, (0.5, 0.52, 0.51))
+    same, better = trial("same", (0.5, 0.53, 0.5)), trial("better", (0.7, 0.72, 0.71))
+    assert Trials([as_it_is(3), further, same]).helpful == ()
+    assert Trials([as_it_is(3), further, same, better]).helpful == (better,)
+    # what further training gives is no gain of theirs
+    assert order(as_it_is(3), further, better, same)[:2] == ["better", AS_IT_IS]
+
+
+def test_a_cure_without_training_is_before_training_that_cures_as_well() -> None:
+    calibrated = FixTrial(MODEL, "calibrate", "", 0, (0, 1), (0.1, 0.1), (0.9, 0.9), None, "")
+    further = trial(FURTHER, (0.92, 0.91))
+    assert order(as_it_is(2), calibrated, further)[0] == "calibrate"
+    assert Trials([as_it_is(2), calibrated, further]).helpful == (calibrated,)
+
+
+def test_training_itself_puts_no_fix_before_calibration() -> None:
+    calibrated = FixTrial(MODEL, "calibrate", "", 0, (0, 1), (0.5, 0.5), (0.5, 0.5), None, "")
+    further, same = trial(FURTHER, (0.8, 0.8)), trial("same", (0.82, 0.82))
+    assert order(as_it_is(2), calibrated, further, same)[0] == "calibrate"
+    assert order(as_it_is(2), calibrated, further, trial("b", (0.9, 0.9)))[0] == "b"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from renorm import BatchRenorm1d, convert, freeze
-from renorm.doctor.trying import AS_IT_IS, FIXES, try_fixes
+from renorm.doctor.trying import AS_IT_IS, FIXES, FURTHER, try_fixes
 from support.snapshots import everything
 
 
@@ -95,7 +95,7 @@ def test_nothing_changes(make: Any, training: bool | None) -> None:
     before, batches = state(model, optimizer), rows(8)
     found = try_fixes(model, batches, loss, optimizer=optimizer, fixes=FIXES, steps=3, seeds=2)
     assert state(model, optimizer) == before
-    assert {trial.fix for trial in found} == {AS_IT_IS, *FIXES}
+    assert {trial.fix for trial in found} == {AS_IT_IS, FURTHER, *FIXES}
     assert all(torch.equal(a, b) for a, b in zip(batches, rows(8), strict=True))
 
 
@@ -124,9 +124,9 @@ def test_an_interrupt_gives_the_seeds_that_are_complete(at: int) -> None:
     )
     assert state(model, optimizer) == before
     assert found.interrupted
-    # one to check, and of each seed 10 steps and 2 held out, as it is and frozen
-    complete = max(at - 1, 0) // 24
-    assert [trial.seeds for trial in found] == [tuple(range(complete))] * (2 * bool(complete))
+    # one to check; of each seed 2 held out, and with 10 steps too further training and frozen
+    complete = max(at - 1, 0) // 26
+    assert [trial.seeds for trial in found] == [tuple(range(complete))] * (3 * bool(complete))
 
 
 def test_an_error_of_the_batches_is_the_users_own() -> None:

@@ -247,6 +247,16 @@ def test_the_p_value_of_many_layers_that_say_the_same_is_theirs() -> None:
     assert combined([0.002] + [0.5] * 52) > 0.05  # one layer of 53 may be so by chance
 
 
+def test_frozen_statistics_that_cost_nothing_are_worth_a_note() -> None:
+    # of a loss of 0.01 by population statistics
+    costs = ((0.0, "note"), (0.0009, "note"), (0.0011, "warning"), (0.0026, "error"))
+    for cost, expected in costs:
+        survey = stale((0.1, 0.4, 0.6), loss_staleness=(cost, 0.0001))
+        frozen = changed(survey, LayerFacts, statistics="frozen")
+        assert severity(frozen, "stale_statistics") == expected
+        assert severity(survey, "stale_statistics") != "note"
+
+
 def test_layers_without_statistics_make_batches_alike() -> None:
     survey = ill(BatchDependence, ratio=0.1, p_less=0.002)
     assert severity(survey, "dependent_batches") == "note"

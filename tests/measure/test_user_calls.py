@@ -32,7 +32,7 @@ def test_a_loss_for_each_example_is_refused() -> None:
     def loss(output: Tensor, batch: Any) -> Tensor:
         return F.cross_entropy(output, batch[1], reduction="none")
 
-    with pytest.raises(ArgumentError, match=r"one number.*shape \(8,\)\. Take its mean"):
+    with pytest.raises(ArgumentError, match=r"one number.*shape \(8,\)\. Return its mean"):
         survey(model(), BATCHES, loss)
 
 

@@ -73,10 +73,10 @@ def trials() -> list[FixTrial]:
     seeds = (0, 1, 2)
     code = "renorm.calibrate(model, batches)"
     return [
-        FixTrial(MODEL, "as it is", "", 50, seeds, (1.0, 1.1, 0.9), (0.0, 0.0, 0.0), 1.0, ""),
-        FixTrial(MODEL, "calibrate", code, 0, seeds, (0.7, 0.8, 0.6), (0.3, 0.3, 0.3), None, ""),
         FixTrial(MODEL, "batch renorm", "renorm.convert(model)", 50, seeds, (0.4, 0.5, 0.35),
                  (0.6, 0.6, 0.55), 1.12, ""),
+        FixTrial(MODEL, "calibrate", code, 0, seeds, (0.7, 0.8, 0.6), (0.3, 0.3, 0.3), None, ""),
+        FixTrial(MODEL, "as it is", "", 50, seeds, (1.0, 1.1, 0.9), (0.0, 0.0, 0.0), 1.0, ""),
         FixTrial(MODEL, "longer EMA", "", 50, seeds, (0.9, None, 1.2), (0.1, None, -0.3), 1.0, ""),
         FixTrial(MODEL, "cross-iteration", "", 50, seeds, (), (), None, "The model is compiled."),
     ]  # fmt: skip

@@ -61,7 +61,7 @@ def test_verdict_first_then_findings_fixes_layers_notes_and_where_it_comes_from(
     first = findings()[0]
     parts = (
         f"Normalization hurts this model: {first.title}.",
-        "Of 4 fixes tried, batch renorm gained most: its loss is lower by 0.583 ± 0.072 over 3",
+        "Of 4 fixes tried, batch renorm is first: its loss is lower by 0.583 ± 0.072 over 3",
         "1 error, 1 warning and 1 note, the worst first:",
         f"costs accuracy or breaks {first.title}",
         first.meaning,

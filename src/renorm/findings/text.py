@@ -5,13 +5,16 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from renorm.findings.finding import SEVERITIES, Finding
+<<<<<<< HEAD
 from renorm.measure.records import NOT_DENSE, FixTrial, LayerFacts, Note, Survey
+=======
+from renorm.measure.records import AS_IT_IS, FixTrial, LayerFacts, Note, Survey
+>>>>>>> doctor-A2
 
 WIDTH = 80
 HEIGHT = 23  # of a screen with 24 lines, one is the prompt's
 _NAMED = 3  # layers that are named; the others are counted
 _INDENT = " " * 9  # under the severity
-_COMPARED = ("as it is", "untrained")  # what gains are against
 _LONGEST = 3  # lines of one piece of text
 
 
@@ -75,9 +78,9 @@ def _block(finding: Finding, *, first: bool) -> list[str]:
 
 
 def _trials(trials: Sequence[FixTrial]) -> list[str]:
-    """The fixes by what they gained, the best first."""
-    tried = ((_known(one.gains), one.fix) for one in trials if one.fix not in _COMPARED)
-    gains = sorted(((fmean(known), fix) for known, fix in tried if known), reverse=True)
+    """What the fixes gained, in their order, the best first."""
+    tried = ((_known(one.gains), one.fix) for one in trials if one.fix != AS_IT_IS)
+    gains = [(fmean(known), fix) for known, fix in tried if known]
     if not gains:
         return []
     shown = ", ".join(f"{fix} {gain:+.3g}" for gain, fix in gains)

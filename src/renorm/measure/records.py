@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 MODEL = "(model)"  # the layer that a record about the whole model names
+<<<<<<< HEAD
 # the reason of a note on tiles where the model predicts no maps, and nothing is missing
 NOT_DENSE = (
     "It cuts images into tiles, so it needs batches whose first tensor is (N, C, H, W) or (N, C, "
     "D, H, W), and a model whose first output is as that, at a fixed fraction of the size."
 )
+=======
+AS_IT_IS, FURTHER = "as it is", "further training"  # trials without a fix
+>>>>>>> doctor-A2
 
 R = TypeVar("R", bound="Record")
 
@@ -403,13 +407,14 @@ class FixTrial(Record):
     """What a fix was worth, from the given weights, on batches that were held out.
 
     Args:
-        fix: its name; ``"as it is"`` for the model without any, which the others are compared to.
+        fix: its name; ``AS_IT_IS`` for the given model, which all are compared to, ``FURTHER`` for
+            training it without a fix, for as many steps, and calibration after that.
         code: that applies it, to be pasted.
         steps: of training from the given weights; 0 for fixes that do not train.
         seeds: of the order of the batches; the entries of the next two are of these.
         losses: in eval mode on the batches held out; None where training diverged.
-        gains: loss of the model as it is, trained likewise, less that; above 0 if the fix helps.
-        cost: median time of a step over that of the model as it is; None without training.
+        gains: loss of the given model less that.
+        cost: median time of a step over that without a fix; None without training.
         failure: why it could not be tried; empty if it could.
     """
 

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from renorm.calibration.procedure import run_on
-from renorm.errors import ArgumentError
 
 _ENTRIES = 4  # of a batch that are described
 
@@ -32,11 +31,7 @@ def told_forward(
 
 
 def told_loss(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """``loss``, whose error gets a note on what was given.
-
-    Raises:
-        ArgumentError: by the call: a tensor of more than one value came out.
-    """
+    """``loss``, whose error gets a note on what was given."""
 
     def call(output: Any, batch: Any) -> Any:
         with _noted(
@@ -44,13 +39,7 @@ def told_loss(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             f"{described(batch)}. loss takes the whole batch, so pick the target from it, as in "
             "loss=lambda output, batch: F.cross_entropy(output, batch[1])."
         ):
-            found = loss(output, batch)
-        if isinstance(found, Tensor) and found.numel() != 1:
-            raise ArgumentError(
-                "loss has to give one number, the mean over examples, got a tensor of shape "
-                f'{tuple(found.shape)}. Take its mean, or give reduction="mean".'
-            )
-        return found
+            return loss(output, batch)
 
     return call
 

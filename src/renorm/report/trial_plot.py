@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from renorm.measure.records import AS_IT_IS
 from renorm.report.diagnosis_wording import finite, number
 from renorm.report.palette import Style
 from renorm.report.palette import series as look
 from renorm.report.panels import Panel, Trace, safe
 from renorm.report.plots import Plot, plot
 from renorm.report.rows import FAINT, frame, line_at
-from renorm.report.trials import AS_IT_IS, Ranked, figure
+from renorm.report.trials import Ranked, figure
 
 
 def gains(found: Sequence[Ranked]) -> tuple[Plot, ...]:
@@ -28,10 +29,11 @@ def gains(found: Sequence[Ranked]) -> tuple[Plot, ...]:
     data = [trace for place, one in enumerate(shown) for trace in _traces(place, one)]
     drawn = Panel("Gain in loss", alternative, {"data": data, "layout": layout})
     about = (
-        "How much lower the loss on batches held out is with the fix than without, both trained "
-        "for the same steps from the given weights. Right of the dashed line the fix helps. Small "
-        "dots are seeds, the large one is their mean with Student's 95 % interval; names in bold "
-        "are of fixes whose interval lies above 0."
+        "How much lower the loss on batches held out is than that of the given model. Right of "
+        "the dashed line it is lower; what training alone gives is the row of further training. "
+        "Small dots are seeds, the large one is their mean with Student's 95 % interval; names in "
+        "bold are of fixes that are clearly better than the given model and, if they train, than "
+        "further training."
     )
     return plot("gains", "Gain of each fix", about, [drawn])
 

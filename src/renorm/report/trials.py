@@ -4,15 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from renorm.measure.records import FixTrial
+from renorm.measure.records import AS_IT_IS, FURTHER, FixTrial
 from renorm.report.diagnosis_wording import finite, number
 from renorm.report.statistics import Estimate, estimate
 from renorm.report.wording import MOST_DECIMALS, counted
 
+<<<<<<< HEAD
 AS_IT_IS = "as it is"
 SMALL = 0.01  # below it, three decimals are too few to tell anything
 LEAST = 0.01  # of the loss as it is: a fix that is not trained has no spread over seeds
 
+=======
+>>>>>>> doctor-A2
 
 @dataclass(frozen=True)
 class Ranked:
@@ -22,47 +25,69 @@ class Ranked:
         trial: what was found.
         gain: over the seeds that have one, above 0 if the fix helps; None without any.
         loss: in eval mode on the batches held out; None without any.
+        lead: how much lower its loss is than after as much training without a fix; None if it does
+            not train, or nothing is known of that.
         outcome: what kept figures from being there, in words; empty if nothing did.
     """
 
     trial: FixTrial
     gain: Estimate | None
     loss: Estimate | None
+    lead: Estimate | None
     outcome: str
 
     @property
     def helps(self) -> bool:
+<<<<<<< HEAD
         """Whether it did not diverge, and clearly gained something to speak of."""
         if self.gain is None or self.loss is None or self.outcome or not self.gain.clear:
             return False
         before = abs(self.loss.mean + self.gain.mean)
         return self.gain.mean > 0 and self.gain.mean >= LEAST * before
+=======
+        """Whether it did not diverge, and the intervals of its gain and its lead lie above 0."""
+        if self.gain is None or self.outcome or self.trial.fix == FURTHER:
+            return False
+        known = [self.gain] if self.lead is None else [self.gain, self.lead]
+        return all(one.clear and one.mean > 0 for one in known)
+>>>>>>> doctor-A2
 
 
 def ranked(trials: Sequence[FixTrial]) -> tuple[Ranked, ...]:
-    """By gain, the largest first; then those that diverged with any seed, then those that failed.
+    """In the order of the records, which is that of what ranked them; those that failed are last.
 
-    The model as it is takes part with a gain of 0.
+    The gains do not have that order: those of fixes that train have in them what training gives.
 
     Raises:
         MissingExtraError: scipy, which has the quantile of the intervals, is not installed.
     """
-    return tuple(sorted(map(_ranked, trials), key=_place))
+    further = next((trial for trial in trials if trial.fix == FURTHER), None)
+    found = [_ranked(trial, further) for trial in trials]
+    return tuple(sorted(found, key=lambda one: (bool(one.trial.failure), one.gain is None)))
+
+
+def leads(trial: FixTrial, further: FixTrial | None) -> list[float]:
+    """How much lower the loss is than after as much training without a fix, by seed."""
+    if further is None or not trial.steps:
+        return []
+    others = dict(zip(further.seeds, further.losses, strict=False))
+    pairs = [(others.get(s), x) for s, x in zip(trial.seeds, trial.losses, strict=False)]
+    return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def conclusion(found: Sequence[Ranked]) -> str:
     """Which fix helps, by how much and at what cost, in a sentence; empty without any trial."""
-    fixes = [one for one in found if one.trial.fix != AS_IT_IS]
+    fixes = [one for one in found if one.trial.fix not in (AS_IT_IS, FURTHER)]
     if not fixes:
         return ""
     helping = [one for one in fixes if one.helps]
     if not helping:
-        return f"Of {_fixes(fixes)} tried, none is clearly better than the model as it is."
+        return f"Of {_fixes(fixes)} tried, none is clearly better than to do without."
     best, others = helping[0], len(helping) - 1
     also = " 1 other helps too." if others == 1 else f" {others} others help too." if others else ""
     seeds = counted(best.gain.count if best.gain else 0, "seed")
     return (
-        f"Of {_fixes(fixes)} tried, {best.trial.fix} gained most: its loss is lower by "
+        f"Of {_fixes(fixes)} tried, {best.trial.fix} is first: its loss is lower by "
         f"{gain_of(best, False)} over {seeds}{_at_cost(best)}.{also}"
     )
 
@@ -89,13 +114,13 @@ def figure(value: Estimate, signed: bool = False) -> str:
 
 
 def cost_of(one: Ranked) -> str:
-    """Time of a step, the model as it is being 1; in words without training."""
+    """Time of a step, that without a fix being 1; in words without training."""
     if one.trial.cost is None:
         return "no training" if one.trial.steps == 0 and not one.trial.failure else "-"
     return f"{one.trial.cost:.2f}"
 
 
-def _ranked(trial: FixTrial) -> Ranked:
+def _ranked(trial: FixTrial, further: FixTrial | None) -> Ranked:
     gains = [value for value in trial.gains if value is not None and finite(value)]
     losses = [value for value in trial.losses if value is not None and finite(value)]
     lost = len(trial.seeds) - len(losses)
@@ -103,14 +128,9 @@ def _ranked(trial: FixTrial) -> Ranked:
     if not outcome and lost > 0:
         verb = "diverged" if trial.steps else "no finite loss"
         outcome = f"{verb} with {lost} of {counted(len(trial.seeds), 'seed')}"
-    return Ranked(
-        trial, estimate(gains) if gains else None, estimate(losses) if losses else None, outcome
-    )
-
-
-def _place(one: Ranked) -> tuple[bool, bool, bool, float]:
-    mean = 0.0 if one.gain is None else one.gain.mean
-    return bool(one.trial.failure), one.gain is None, bool(one.outcome), -mean
+    lead = [value for value in leads(trial, further) if finite(value)]
+    gain, loss, ahead = (estimate(values) if values else None for values in (gains, losses, lead))
+    return Ranked(trial, gain, loss, ahead, outcome)
 
 
 def _fixes(fixes: Sequence[Ranked]) -> str:

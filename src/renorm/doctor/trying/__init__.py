@@ -5,5 +5,6 @@ from renorm.doctor.trying.fixes import FIXES as FIXES
 from renorm.doctor.trying.fixes import named as named
 from renorm.doctor.trying.procedure import try_fixes as try_fixes
 from renorm.doctor.trying.trials import AS_IT_IS as AS_IT_IS
+from renorm.doctor.trying.trials import FURTHER as FURTHER
 from renorm.doctor.trying.trials import Trials as Trials
 from renorm.doctor.trying.trials import gain as gain

@@ -15,6 +15,7 @@ from renorm.limits import over
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm, freeze
 
 Forward = Callable[[nn.Module, Any], Any]
+AFTER = "# after training"
 
 
 class Means(NamedTuple):
@@ -39,10 +40,18 @@ class Applied(NamedTuple):
 
 
 class Fix(NamedTuple):
-    """A fix: how it is applied to a model, in place, and whether training is part of it."""
+    """A fix: how it is applied to a model, in place.
+
+    Args:
+        apply: does it.
+        trains: whether training is part of it.
+        settles: whether the statistics are measured anew after training. In so short a run moving
+            averages are of weights that have changed, which is no fault of the fix.
+    """
 
     apply: Callable[[nn.Module, Means], Applied]
     trains: bool
+    settles: bool = False
 
 
 def as_it_is(model: nn.Module, means: Means) -> Applied:
@@ -50,10 +59,27 @@ def as_it_is(model: nn.Module, means: Means) -> Applied:
     return Applied(model, "")
 
 
-def _calibrated(model: nn.Module, means: Means) -> Applied:
-    forward = "" if means.forward is None else ", forward=forward"
+def settled(model: nn.Module, means: Means) -> Applied:
+    """With statistics that are measured anew; as they are where no layer has any to measure."""
+    if not averaging(model):
+        return Applied(model, "")
     calibrate(model, means.batches, forward=means.forward)
-    return Applied(model, f"import renorm\n\nrenorm.calibrate(model, batches{forward})")
+    return Applied(model, _calibration(means))
+
+
+def after_training(code: str, means: Means) -> str:
+    """The code of a fix, and what comes after training."""
+    return f"{code}\n\n{AFTER}\n{_calibration(means)}"
+
+
+def _calibration(means: Means) -> str:
+    forward = "" if means.forward is None else ", forward=forward"
+    return f"renorm.calibrate(model, batches{forward})"
+
+
+def _calibrated(model: nn.Module, means: Means) -> Applied:
+    calibrate(model, means.batches, forward=means.forward)
+    return Applied(model, f"import renorm\n\n{_calibration(means)}")
 
 
 def _longer_ema(model: nn.Module, means: Means) -> Applied:
@@ -105,7 +131,12 @@ def _cross_iteration(model: nn.Module, means: Means) -> Applied:
 
 
 def _frozen(model: nn.Module, means: Means) -> Applied:
-    code = "import renorm\n\nmodel = renorm.freeze(renorm.convert(model))"
+    try:
+        measured = settled(model, means).code  # what is frozen had better be right
+    except ValueError:  # batches that have no statistics, of one value: it is these it has to do
+        measured = ""
+    first = f"{measured}\n" if measured else ""
+    code = f"import renorm\n\n{first}model = renorm.freeze(renorm.convert(model))"
     return Applied(freeze(convert(model)), code)
 
 
@@ -136,8 +167,8 @@ def _group_norm(model: nn.Module, means: Means) -> Applied:
 FIXES: Mapping[str, Fix] = {
     "calibrate": Fix(_calibrated, False),
     "longer_ema": Fix(_longer_ema, True),
-    "batch_renorm": Fix(_batch_renorm, True),
-    "cross_iteration": Fix(_cross_iteration, True),
+    "batch_renorm": Fix(_batch_renorm, True, True),
+    "cross_iteration": Fix(_cross_iteration, True, True),
     "frozen": Fix(_frozen, True),
     "group_norm": Fix(_group_norm, True),
 }

@@ -8,12 +8,26 @@ from torch import nn
 
 from renorm.calibration.procedure import run_on
 from renorm.doctor.trying import optimizers
+<<<<<<< HEAD
 from renorm.doctor.trying.copying import copied, gradients_apart, whole
 from renorm.doctor.trying.fixes import FIXES, Applied, Fix, Means, as_it_is, named
+=======
+from renorm.doctor.trying.copying import copied, whole
+from renorm.doctor.trying.fixes import (
+    FIXES,
+    Applied,
+    Fix,
+    Means,
+    after_training,
+    as_it_is,
+    named,
+    settled,
+)
+>>>>>>> doctor-A2
 from renorm.doctor.trying.results import Results
 from renorm.doctor.trying.splitting import Share, in_order, kept, shares
 from renorm.doctor.trying.training import Loss, Task, check_loss, judge, seed_all, train
-from renorm.doctor.trying.trials import AS_IT_IS, UNTRAINED, Trials
+from renorm.doctor.trying.trials import AS_IT_IS, FURTHER, Trials
 from renorm.errors import ArgumentError
 from renorm.measure.apart import apart
 from renorm.measure.layers import find
@@ -40,20 +54,27 @@ def try_fixes(
 ) -> Trials:
     """Train copies of a model for some steps, each with another fix, and rank what came of it.
 
-    For each seed a copy as it is, and one with each fix, is trained from the given weights on the
+    For each seed a copy with each fix, and one without, is trained from the given weights on the
     same batches in the same order, and judged by its loss in eval mode on batches that were held
-    out. The gain of a fix is the loss of the model as it is, trained likewise, less its own; the
-    interval is of these differences within a seed (``gain``). A fix that does not train, such as
-    ``"calibrate"``, is compared to the given model without training.
+    out: how good is the model that one would then use? The gain is the loss of the given model,
+    without training, less that, whether the fix trains or not; the interval is of these
+    differences within a seed (``gain``). What training and then calibration give without a fix is
+    a trial of its own, ``"further training"``: a fix that trains is ``helpful`` only if it is
+    better than that, and in the ranking what training itself gives is taken off (``Trials``).
 
     The fixes::
 
         calibrate        renorm.calibrate on the training batches, without training
         longer_ema       running statistics averaged over about as many batches as there are steps
-        batch_renorm     renorm.convert, with limits that open within the steps
-        cross_iteration  renorm.convert(to="cross_iteration")
-        frozen           renorm.freeze: running statistics in training too
+        batch_renorm     renorm.convert, with limits that open within the steps, then calibrate
+        cross_iteration  renorm.convert(to="cross_iteration"), then calibrate
+        frozen           calibrate, then renorm.freeze: running statistics in training too
         group_norm       if asked for: the weights were made for batch norm and do not fit
+
+    Three of them calibrate: statistics that are to be frozen have to be right before, and moving
+    averages of so short a run are mostly of weights that have changed since, which is no fault of
+    what they are averaged with. Longer averages are what ``"longer_ema"`` is about, so that one
+    has its own.
 
     It is a short probe: no learning rate schedule, no accumulation of gradients, no gradient
     scaling, no clipping. What a fix is worth in a whole run may differ; above all ``"frozen"``,
@@ -93,10 +114,10 @@ def try_fixes(
         seed: of all that is drawn.
 
     Returns:
-        A tuple of ``FixTrial``, the best first, with one of the model as it is: what is no better
-        than that by one standard error comes after it. A fix that could
-        not be tried says why in ``failure``, one that diverged has None among its losses. Ctrl-C
-        ends it with those of the seeds that are complete, and ``interrupted``.
+        A tuple of ``FixTrial``, the best first, with one of the model as it is and, if any fix
+        trains, one of further training: what is no better than these by one standard error comes
+        after them. A fix that could not be tried says why in ``failure``, one that diverged has
+        None among its losses. Ctrl-C ends it with those of the seeds that are complete, and ``interrupted``.
 
     Raises:
         ArgumentError: too few batches, a loss that cannot be trained by, a model that has no
@@ -108,7 +129,7 @@ def try_fixes(
     >>> batches = [torch.randn(8, 3) for _ in range(8)]
     >>> found = try_fixes(model, batches, lambda y, x: (y - x[:, :2]).square().mean(), steps=5)
     >>> len(found), found.training, found.held_out
-    (6, 6, 2)
+    (7, 6, 2)
     """
     names = named(fixes)
     _check(loss, forward, steps, seeds, seed)
@@ -156,9 +177,8 @@ class _Work:
                     results.fail(name, "The model has no parameter with requires_grad to train.")
         self._runs = [_Run(n, FIXES[n]) for n in names if learns or not FIXES[n].trains]
         if self._trains:
-            self._runs.insert(0, _Run(AS_IT_IS, Fix(as_it_is, True)))
-        if not all(run.fix.trains for run in self._runs) or not self._trains:
-            self._runs.insert(0, _Run(UNTRAINED, Fix(as_it_is, False)))
+            self._runs.insert(0, _Run(FURTHER, Fix(as_it_is, True, settles=True)))
+        self._runs.insert(0, _Run(AS_IT_IS, Fix(as_it_is, False)))
         self._done = 0
         self._total = 0
         self._not_ours: Exception | None = None  # raised by the progress callback
@@ -203,6 +223,10 @@ class _Work:
             applied = run.fix.apply(model, means)
             time = self._train(applied, share, seed) if run.fix.trains else None
             diverged = run.fix.trains and time is None
+            if run.fix.settles:
+                applied = applied._replace(code=after_training(applied.code, means))
+                if not diverged:
+                    settled(applied.model, means)
             found = None if diverged else judge(applied.model, share.held_out, self._task)
         except Exception as error:  # the other fixes may be possible
             if error is self._not_ours:

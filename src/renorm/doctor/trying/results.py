@@ -1,7 +1,7 @@
 """What the seeds of each fix gave, while they come."""
 
 from renorm.doctor.trying.fixes import FIXES
-from renorm.doctor.trying.trials import AS_IT_IS, UNTRAINED, Trials
+from renorm.doctor.trying.trials import AS_IT_IS, FURTHER, Trials
 from renorm.measure.records import MODEL, FixTrial
 from renorm.report.statistics import median_ratio
 
@@ -47,13 +47,11 @@ class Results:
 
     def trials(self) -> Trials:
         """Of the seeds that all fixes had; none if there is no such seed."""
-        trained = AS_IT_IS in self._losses or AS_IT_IS in self._failures
-        base = AS_IT_IS if trained else UNTRAINED
-        made = [self._trial(AS_IT_IS, base, base, self._steps if trained else 0)]
-        for name in self._names:
-            trains = FIXES[name].trains
-            likewise = AS_IT_IS if trains else UNTRAINED
-            made.append(self._trial(name, name, likewise, self._steps if trains else 0))
+        made = [self._trial(AS_IT_IS, 0)]
+        made += [self._trial(name, 0) for name in self._names if not FIXES[name].trains]
+        if FURTHER in self._losses or FURTHER in self._failures:
+            made.append(self._trial(FURTHER, self._steps))
+        made += [self._trial(name, self._steps) for name in self._names if FIXES[name].trains]
         return Trials(
             made if self._seeds else (),
             interrupted=self.interrupted,
@@ -62,17 +60,17 @@ class Results:
             optimizer=self.optimizer,
         )
 
-    def _trial(self, fix: str, name: str, likewise: str, steps: int) -> FixTrial:
-        own, base = self._losses.get(name, {}), self._losses.get(likewise, {})
+    def _trial(self, name: str, steps: int) -> FixTrial:
+        own, base = self._losses.get(name, {}), self._losses.get(AS_IT_IS, {})
         pairs = [(base.get(seed), own.get(seed)) for seed in self._seeds]
         return FixTrial(
             MODEL,
-            fix,
+            name,
             self._codes.get(name, ""),
             steps,
             tuple(self._seeds),
             tuple(own.get(seed) for seed in self._seeds),
             tuple(None if a is None or b is None else a - b for a, b in pairs),
-            median_ratio(self._times.get(name, {}), self._times.get(likewise, {})),
+            median_ratio(self._times.get(name, {}), self._times.get(FURTHER, {})),
             self._failures.get(name, ""),
         )

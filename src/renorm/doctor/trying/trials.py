@@ -4,22 +4,30 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
+from renorm.measure.records import AS_IT_IS as AS_IT_IS
+from renorm.measure.records import FURTHER as FURTHER
 from renorm.measure.records import FixTrial
 from renorm.report.statistics import Estimate, estimate
+from renorm.report.trials import leads
 
-AS_IT_IS = "as it is"
+CALIBRATE = "calibrate"
 MATERIAL = 0.1  # of a gain or a loss; a smaller difference is not worth a change
-UNTRAINED = "untrained"  # the given model, which fixes that do not train are compared to
+
+Figures = Mapping[int, float]
 
 
 class Trials(tuple[FixTrial, ...]):
     """The trials, the best first, and how they were made.
 
-    They are ranked by the mean gain, with the one standard error rule: one that is behind the best
-    by no more than the standard error of the difference within seeds, or a tenth of the best gain,
-    is as good, and of such the simplest comes first, which is the model as it is. Behind them are
-    those that diverged for some seed, then those without a loss. Where the model as it is diverged
-    for every seed there is no gain to go by, and the loss ranks.
+    They are ranked by the mean of their gain, less what training has in it without a fix: of those
+    that train that is the loss after further training less that of calibration alone, both by
+    measured statistics. So none is ahead for having trained, and calibration is behind only where
+    training with a fix does more than training and calibration do. The one standard error rule
+    holds: one that is behind the best by no more than the standard error of the difference within
+    seeds, or a tenth of the best, is as good, and of such the simplest comes first: the model as it
+    is, then what does not train, then further training without a fix. Behind them are those that
+    diverged for some seed, then those without a loss. Where the given model has no finite loss
+    there is no gain to go by, and the loss ranks.
 
     Args:
         trials: the simplest first.
@@ -56,15 +64,22 @@ class Trials(tuple[FixTrial, ...]):
     def helpful(self) -> tuple[FixTrial, ...]:
         """The fixes that clearly help, and by at least a tenth of the loss.
 
-        All their intervals hold together with 95 % (Bonferroni). The tenth is a matter of taste:
-        a difference can be beyond all doubt and too small to change a model for.
+        Those that train also have to do so against further training without a fix, which may be
+        all that the model wants. All their intervals hold together with 95 % (Bonferroni). The
+        tenth is a matter of taste: a difference can be beyond all doubt and too small to change a model for.
 
         Raises:
             MissingExtraError: scipy, which has the quantile, is not installed.
         """
-        fixes = [trial for trial in self if trial.fix != AS_IT_IS and _told(trial.gains)]
-        gains = [(trial, gain(trial, comparisons=len(fixes))) for trial in fixes]
-        return tuple(t for t, g in gains if g and g.clear and g.mean >= MATERIAL * _without(t))
+        without = (AS_IT_IS, FURTHER)
+        further = next((trial for trial in self if trial.fix == FURTHER), None)
+        fixes = [trial for trial in self if trial.fix not in without and _told(trial.gains)]
+        return tuple(
+            trial
+            for trial in fixes
+            if _is_worth_it(trial, _told(trial.gains), len(fixes))
+            and _is_worth_it(trial, leads(trial, further), len(fixes))
+        )
 
 
 def gain(trial: FixTrial, comparisons: int = 1) -> Estimate | None:
@@ -87,32 +102,39 @@ def gain(trial: FixTrial, comparisons: int = 1) -> Estimate | None:
     return estimate(told, comparisons) if told else None
 
 
-def _without(trial: FixTrial) -> float:
-    """Magnitude of the loss that the gains are of."""
-    pairs = zip(trial.losses, trial.gains, strict=True)
-    return abs(fmean(x + g for x, g in pairs if x is not None and g is not None))
+def _is_worth_it(trial: FixTrial, better: Sequence[float], comparisons: int) -> bool:
+    """Whether the loss is clearly lower than another, and by a tenth; so it is without another."""
+    if not better:
+        return True
+    found = estimate(better, comparisons)
+    other = abs(fmean(_told(trial.losses)) + found.mean)
+    return found.clear and found.mean >= MATERIAL * other
 
 
 def _ranked(trials: Sequence[FixTrial], by_loss: bool) -> list[FixTrial]:
+    figures = _losses(trials) if by_loss else _gains(trials)
+
     def missing(trial: FixTrial) -> tuple[bool, int]:
-        return not _figures(trial, by_loss), sum(loss is None for loss in trial.losses)
+        return not figures[trial.fix], sum(loss is None for loss in trial.losses)
 
     ranked = []
     for level in sorted({missing(trial) for trial in trials}):
         left = [trial for trial in trials if missing(trial) == level]
         while left:
-            ranked.append(_simplest_of_the_best(left, by_loss))
+            ranked.append(_simplest_of_the_best(left, figures, by_loss))
             left.remove(ranked[-1])
     return ranked
 
 
-def _simplest_of_the_best(trials: Sequence[FixTrial], by_loss: bool) -> FixTrial:
-    figures = [_figures(trial, by_loss) for trial in trials]
-    best = max(figures, key=lambda own: fmean(own.values()) if own else 0.0)
-    return next(t for t, own in zip(trials, figures, strict=True) if _as_good(own, best, by_loss))
+def _simplest_of_the_best(
+    trials: Sequence[FixTrial], figures: Mapping[str, Figures], by_loss: bool
+) -> FixTrial:
+    own = [figures[trial.fix] for trial in trials]
+    best = max(own, key=lambda one: fmean(one.values()) if one else 0.0)
+    return next(t for t, one in zip(trials, own, strict=True) if _as_good(one, best, by_loss))
 
 
-def _as_good(own: Mapping[int, float], best: Mapping[int, float], by_loss: bool) -> bool:
+def _as_good(own: Figures, best: Figures, by_loss: bool) -> bool:
     behind = [best[seed] - own[seed] for seed in own.keys() & best.keys()]
     if own is best or not behind:
         return own is best
@@ -122,11 +144,26 @@ def _as_good(own: Mapping[int, float], best: Mapping[int, float], by_loss: bool)
     )
 
 
-def _figures(trial: FixTrial, by_loss: bool) -> dict[int, float]:
-    """What counts for it, by seed; the more the better."""
-    if by_loss:
-        return {s: -x for s, x in zip(trial.seeds, trial.losses, strict=True) if x is not None}
-    return {s: x for s, x in zip(trial.seeds, trial.gains, strict=True) if x is not None}
+def _losses(trials: Iterable[FixTrial]) -> dict[str, Figures]:
+    """What counts by fix and seed, the more the better."""
+    return {trial.fix: _known(trial.seeds, trial.losses, -1.0) for trial in trials}
+
+
+def _gains(trials: Iterable[FixTrial]) -> dict[str, Figures]:
+    """The same, without what training has in it."""
+    found = {trial.fix: _known(trial.seeds, trial.gains, 1.0) for trial in trials}
+    trained = {trial.fix for trial in trials if trial.steps}
+    further = found.get(FURTHER, {})
+    untrained = found.get(CALIBRATE, {})
+    credit = {seed: value - untrained.get(seed, 0.0) for seed, value in further.items()}
+    return {
+        fix: {s: x - (credit.get(s, 0.0) if fix in trained else 0.0) for s, x in own.items()}
+        for fix, own in found.items()
+    }
+
+
+def _known(seeds: Sequence[int], values: Sequence[float | None], sign: float) -> Figures:
+    return {s: sign * x for s, x in zip(seeds, values, strict=True) if x is not None}
 
 
 def _told(figures: Iterable[float | None]) -> list[float]:

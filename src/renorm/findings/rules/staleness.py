@@ -42,6 +42,11 @@ class _Stale(NamedTuple):
         return self.facts[self.worst.layer].momentum == 0
 
     @property
+    def frozen(self) -> bool:
+        """Whether training goes by the statistics as they are."""
+        return all(self.facts[name].statistics == "frozen" for name in self.layers)
+
+    @property
     def left(self) -> float:
         """Fraction of a running statistic that is from before the first update, at most 1."""
         one = self.facts[self.worst.layer]
@@ -125,7 +130,8 @@ def _finding(found: _Stale, name: str, share: float) -> Finding:
             "Nets trained on digits with momentum 0.1 and batches of 4 to 128 had 0.03 to 0.17, "
             "with statistics held for 60 steps of training up to 0.37, on data of another "
             f"brightness or contrast 0.6 to 1.1. An error from {WRONG:g} deviations of the model's "
-            f"output and {COST:.0%} of the loss on."
+            f"output and {COST:.0%} of the loss on. Of frozen layers, which training goes by too, "
+            f"a note unless they clearly cost {_HARMLESS:.0%} of the loss."
         ),
         advice=_advice(found, domain),
         code=calibration(found.facts[layer] for layer in layers),
@@ -141,7 +147,10 @@ def _severity(found: _Stale) -> str:
         return "error" if wrong >= 2 * WRONG else "warning"
     cost = relative(gap, gap.loss_staleness)
     if clear(gap.loss_staleness, gap.batches) and cost > 0:
-        return "error" if wrong >= WRONG and cost >= COST else "warning"
+        costs = not found.frozen or cost >= _HARMLESS
+        return "error" if wrong >= WRONG and cost >= COST else "warning" if costs else "note"
+    if found.frozen:
+        return "note"
     return "note" if found.left > _NOT_SETTLED and cost < _HARMLESS else "warning"
 
 
@@ -184,6 +193,13 @@ def _evidence(found: _Stale) -> tuple[Figure, ...]:
 
 
 def _meaning(found: _Stale, domain: bool) -> str:
+    if found.frozen:
+        return (
+            "These layers are frozen: in training as in eval mode they normalize by running "
+            "statistics that are not those of the batches given. What is trained with them knows "
+            "them, so there is no gap; but if they come from other data or weights by mistake, the "
+            "layers get inputs of another shift and scale than these weights were trained for."
+        )
     start = (
         "In eval mode these layers normalize by running statistics that are not those of all "
         "batches you gave (the population), so the layers behind them get inputs that are shifted "
