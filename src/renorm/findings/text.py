@@ -5,11 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from renorm.findings.finding import SEVERITIES, Finding
-<<<<<<< HEAD
-from renorm.measure.records import NOT_DENSE, FixTrial, LayerFacts, Note, Survey
-=======
-from renorm.measure.records import AS_IT_IS, FixTrial, LayerFacts, Note, Survey
->>>>>>> doctor-A2
+from renorm.measure.records import AS_IT_IS, NOT_DENSE, FixTrial, LayerFacts, Note, Survey
 
 WIDTH = 80
 HEIGHT = 23  # of a screen with 24 lines, one is the prompt's

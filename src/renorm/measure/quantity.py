@@ -31,7 +31,7 @@ def number(loss: Any) -> float:
         shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
         raise ArgumentError(
             f"The loss is one number a batch, got {type(loss).__name__}{shape}. Return its mean "
-            "over examples, which is what reduction=\"mean\" gives."
+            'over examples, which is what reduction="mean" gives.'
         )
     return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
 

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 MODEL = "(model)"  # the layer that a record about the whole model names
-<<<<<<< HEAD
+AS_IT_IS, FURTHER = "as it is", "further training"  # trials without a fix
 # the reason of a note on tiles where the model predicts no maps, and nothing is missing
 NOT_DENSE = (
     "It cuts images into tiles, so it needs batches whose first tensor is (N, C, H, W) or (N, C, "
     "D, H, W), and a model whose first output is as that, at a fixed fraction of the size."
 )
-=======
-AS_IT_IS, FURTHER = "as it is", "further training"  # trials without a fix
->>>>>>> doctor-A2
 
 R = TypeVar("R", bound="Record")
 

@@ -9,13 +9,9 @@ from renorm.report.diagnosis_wording import finite, number
 from renorm.report.statistics import Estimate, estimate
 from renorm.report.wording import MOST_DECIMALS, counted
 
-<<<<<<< HEAD
-AS_IT_IS = "as it is"
 SMALL = 0.01  # below it, three decimals are too few to tell anything
 LEAST = 0.01  # of the loss as it is: a fix that is not trained has no spread over seeds
 
-=======
->>>>>>> doctor-A2
 
 @dataclass(frozen=True)
 class Ranked:
@@ -38,19 +34,13 @@ class Ranked:
 
     @property
     def helps(self) -> bool:
-<<<<<<< HEAD
-        """Whether it did not diverge, and clearly gained something to speak of."""
-        if self.gain is None or self.loss is None or self.outcome or not self.gain.clear:
-            return False
-        before = abs(self.loss.mean + self.gain.mean)
-        return self.gain.mean > 0 and self.gain.mean >= LEAST * before
-=======
-        """Whether it did not diverge, and the intervals of its gain and its lead lie above 0."""
-        if self.gain is None or self.outcome or self.trial.fix == FURTHER:
+        """Whether it did not diverge, and clearly gained and leads by something to speak of."""
+        if self.gain is None or self.loss is None or self.outcome or self.trial.fix == FURTHER:
             return False
         known = [self.gain] if self.lead is None else [self.gain, self.lead]
-        return all(one.clear and one.mean > 0 for one in known)
->>>>>>> doctor-A2
+        before = abs(self.loss.mean + self.gain.mean)
+        clear = all(one.clear and one.mean > 0 for one in known)
+        return clear and self.gain.mean >= LEAST * before
 
 
 def ranked(trials: Sequence[FixTrial]) -> tuple[Ranked, ...]:

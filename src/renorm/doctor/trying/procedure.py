@@ -8,11 +8,7 @@ from torch import nn
 
 from renorm.calibration.procedure import run_on
 from renorm.doctor.trying import optimizers
-<<<<<<< HEAD
 from renorm.doctor.trying.copying import copied, gradients_apart, whole
-from renorm.doctor.trying.fixes import FIXES, Applied, Fix, Means, as_it_is, named
-=======
-from renorm.doctor.trying.copying import copied, whole
 from renorm.doctor.trying.fixes import (
     FIXES,
     Applied,
@@ -23,7 +19,6 @@ from renorm.doctor.trying.fixes import (
     named,
     settled,
 )
->>>>>>> doctor-A2
 from renorm.doctor.trying.results import Results
 from renorm.doctor.trying.splitting import Share, in_order, kept, shares
 from renorm.doctor.trying.training import Loss, Task, check_loss, judge, seed_all, train

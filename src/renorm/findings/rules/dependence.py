@@ -86,19 +86,11 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
         threshold=(
             f"{RATIO:g} times the variance, where a batch is worth less than {ENOUGH:g} "
             f"independent examples, {_SEEN:g} for a note, with p up to {CHANCE:g} for all layers "
-<<<<<<< HEAD
             f"together (Cauchy combination of {worst.permutations} permutations each). The ratio "
             "is 1 + (N - 1) rho for a correlation rho in batches of N, so in large ones it is high "
             f"before there is harm: batch norm is used with {ENOUGH:g} examples as a rule. "
             f"{_SPREAD} An error where a batch is worth {WORTH:g} examples or less, at "
             f"{_WRONG_RATIO:g} times or more, and no batch renorm corrects for it."
-=======
-            f"together (Cauchy combination of {worst.permutations} permutations each). The ratio is 1 + (N - 1) rho "
-            "for a correlation rho in batches of N, so in large ones it is high before there is "
-            f"harm: batch norm is used with {ENOUGH:g} examples as a rule. {_SPREAD} An error "
-            f"where a batch is worth {WORTH:g} examples or less, at {_WRONG_RATIO:g} times or "
-            "more, and no batch renorm corrects for it."
->>>>>>> doctor-A2
         ),
         advice=(
             "Shuffle the data: DataLoader(..., shuffle=True), a shuffle buffer for streams. Where "
