@@ -88,7 +88,8 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
         threshold=(
             f"{RATIO:g} times the variance, where a batch is worth less than {ENOUGH:g} "
             f"independent examples, {_SEEN:g} for a note, with p up to {CHANCE:g} for all layers "
-            f"together (Cauchy combination of {worst.permutations} permutations each). The ratio is 1 + (N - 1) rho "
+            f"together (Cauchy combination of {worst.permutations} permutations each). "
+            "The ratio is 1 + (N - 1) rho "
             "for a correlation rho in batches of N, so in large ones it is high before there is "
             f"harm: batch norm is used with {ENOUGH:g} examples as a rule. {_SPREAD} An error "
             f"where a batch is worth {WORTH:g} examples or less, at {_WRONG_RATIO:g} times or "
