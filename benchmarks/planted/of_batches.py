@@ -171,7 +171,8 @@ def _views(ground: Ground, stream: int) -> Iterator[tuple[Tensor]]:
     """Images (32, 2, C, H, W): squares of half the side from anywhere, the rest is 0.
 
     They are of 5 pixels at least, for something to be seen in them. Each has another contrast and
-    brightness. Zeros give the statistics of their batch away, as padding does: behind a norm they are the shift and the scale of it.
+    brightness. Zeros give the statistics of their batch away, as padding does: behind a norm they
+    are the shift and the scale of it.
     """
     draw = ground.generator(stream + 10)
     for images, _ in ground.batches(BATCH, stream):

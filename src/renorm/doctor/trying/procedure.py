@@ -112,7 +112,8 @@ def try_fixes(
         A tuple of ``FixTrial``, the best first, with one of the model as it is and, if any fix
         trains, one of further training: what is no better than these by one standard error comes
         after them. A fix that could not be tried says why in ``failure``, one that diverged has
-        None among its losses. Ctrl-C ends it with those of the seeds that are complete, and ``interrupted``.
+        None among its losses. Ctrl-C ends it with those of the seeds that are complete, and
+        ``interrupted``.
 
     Raises:
         ArgumentError: too few batches, a loss that cannot be trained by, a model that has no

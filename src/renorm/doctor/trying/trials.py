@@ -66,7 +66,8 @@ class Trials(tuple[FixTrial, ...]):
 
         Those that train also have to do so against further training without a fix, which may be
         all that the model wants. All their intervals hold together with 95 % (Bonferroni). The
-        tenth is a matter of taste: a difference can be beyond all doubt and too small to change a model for.
+        tenth is a matter of taste: a difference can be beyond all doubt and too small to change a
+        model for.
 
         Raises:
             MissingExtraError: scipy, which has the quantile, is not installed.
