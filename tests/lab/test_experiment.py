@@ -81,7 +81,7 @@ def test_names_are_forgiving_about_hyphens_and_repetition() -> None:
         ({"ranks": 0}, "at least 1, got 0"),
         ({"rates": (0.1, -1.0)}, "above 0 and finite, got -1.0"),
         ({"task": "nowhere.py:Mine"}, "no file nowhere.py"),
-        ({"task": "no.such.module:Mine"}, "No module named 'no'"),
+        ({"task": "no.such.module:Mine"}, "There is no module no.such.module"),
         ({"batch_size": 31}, "a batch of 31 and groups of 4"),
     ],
 )
