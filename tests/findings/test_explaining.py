@@ -64,10 +64,18 @@ def test_a_note_explains_nothing_and_what_is_alone_stays() -> None:
          "train_mode_export"),
         (changed(open_early(stale((0.1, 0.3, 0.6))), ChannelHealth, "7", dead=(1, 2, 3)),
          "limits_open_early"),
+        (changed(stale((0.1, 0.3, 0.6)), LayerFacts, "7", training=False), "mixed_modes"),
     ],
 )  # fmt: skip
 def test_the_cause_is_first(survey: Survey, first: str) -> None:
     assert judge(survey)[0].id == first
+
+
+@pytest.mark.parametrize("first", [0.5, 0.6, 1.0])
+def test_moved_weights_are_named_beside_other_data(first: float) -> None:
+    found = [one.id for one in judge(stale((0.6 * first, 0.6, 0.6)))]
+    expected = ["stale_statistics", "shifted_domain"]
+    assert found[:2] == (expected if first < 0.55 else expected[::-1])
 
 
 def test_the_order_does_not_depend_on_that_of_the_records() -> None:

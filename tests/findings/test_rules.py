@@ -73,7 +73,6 @@ SIDES: list[tuple[str, Survey, str | None, Survey, str | None]] = [
     ("stale_statistics", changed(stale((0.1, 0.1, 0.3)), TrainEvalGap, noise=0.6), "error",
      changed(stale((0.1, 0.1, 0.3)), TrainEvalGap, noise=0.8), None),
     ("shifted_domain", stale((0.5, 0.6, 0.6)), "error", stale((0.2, 0.6, 0.6)), None),
-    ("stale_statistics", stale((0.45, 0.6, 0.6)), "warning", stale((0.5, 0.6, 0.6)), None),
     ("never_updated", never_updated(), "error",
      changed(never_updated(), LayerFacts, updates=1), None),
     ("never_updated", changed(never_updated(), OutputGap, loss_staleness=(0.02, 0.001)), "warning",

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from renorm.findings.finding import SEVERITIES, Finding
 
-# limits that are open have training itself go by statistics that are off
+# limits that are open have training itself go by statistics that are off, and those of layers in
+# eval mode stay as they are while the weights move
 _OF_STATISTICS = (
     "non_finite",
     "never_updated",
+    "mixed_modes",
     "momentum_convention",
     "dependent_batches",
     "limits_open_early",
