@@ -12,11 +12,11 @@ from renorm.findings.text import render
 from renorm.measure.records import FixTrial, Record, Survey
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What was measured of a model, and the findings, the worst first.
 
-    ``str()`` of it is a table that fits a screen.
+    ``str()`` and ``repr()`` of it are a table that fits a screen.
 
     Args:
         survey: all that was measured.
@@ -81,3 +81,5 @@ class Diagnosis:
 
     def __str__(self) -> str:
         return render(self.survey, self.findings)
+
+    __repr__ = __str__

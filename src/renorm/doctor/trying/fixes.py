@@ -133,8 +133,10 @@ def _cross_iteration(model: nn.Module, means: Means) -> Applied:
 def _frozen(model: nn.Module, means: Means) -> Applied:
     try:
         measured = settled(model, means).code  # what is frozen had better be right
-    except ValueError:  # batches that have no statistics, of one value: it is these it has to do
-        measured = ""
+    except ValueError as error:
+        if "more than 1 value" not in str(error):
+            raise
+        measured = ""  # such batches have no statistics, and those that are there have to do
     first = f"{measured}\n" if measured else ""
     code = f"import renorm\n\n{first}model = renorm.freeze(renorm.convert(model))"
     return Applied(freeze(convert(model)), code)

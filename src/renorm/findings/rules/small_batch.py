@@ -105,7 +105,7 @@ def small_batch(survey: Survey) -> Iterator[Finding]:
             f"{WRONG:g} on, or {WRONG_OF_TWO:g} with two examples or less."
         ),
         advice=(
-            "Use larger batches, or batch renorm, as below. With 1 to 4 examples also try "
+            "Use larger batches, or batch renorm. With 1 to 4 examples also try "
             'renorm.convert(model, to="cross_iteration", example=inputs).'
         ),
         code=conversion(survey),
