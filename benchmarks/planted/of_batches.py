@@ -161,7 +161,8 @@ def contrastive(ground: Ground) -> Patient:
         net = Projected(ground.net())
         model = renorm.convert(net, limits=limits.batch_norm(), microbatch=8, momentum=0.1)
         trained = Apart(model) if apart else model
-        fit(trained, _views(ground, 1), 2 * STEPS, LR, loss=same_image)
+        # so long, and so gently, that the nets learn on all data what they can without the cause
+        fit(trained, _views(ground, 1), 4 * STEPS, 0.3 * LR, loss=same_image)
         models.append(model)
         scores.append(_told_apart(model, given))
     return Patient(models[0], given, *scores, loss=same_image)
