@@ -57,6 +57,17 @@ def test_where_the_model_as_it_is_diverged_the_loss_ranks() -> None:
     assert order(lost, own, bad, good) == ["good", "calibrate", "bad", AS_IT_IS]
 
 
+def test_training_counts_for_nothing_where_the_model_as_it_is_has_no_loss_either() -> None:
+    lost = trial(AS_IT_IS, (None, None))
+    further, frozen = (
+        trial(fix, (None, None), losses)
+        for fix, losses in ((FURTHER, (0.2, 0.3)), ("frozen", (0.21, 0.3)))
+    )
+    calibrated = replace(trial("calibrate", (None, None), (0.5, 0.5)), steps=0)
+    found = order(lost, calibrated, further, frozen)
+    assert found == ["calibrate", FURTHER, "frozen", AS_IT_IS]
+
+
 def test_what_helps_is_clear_and_worth_it() -> None:
     clear, small = trial("clear", (0.5, 0.52, 0.51)), trial("small", (0.05, 0.051, 0.052))
     noisy = trial("noisy", (0.1, 0.5, 0.9))

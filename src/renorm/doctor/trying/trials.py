@@ -27,7 +27,7 @@ class Trials(tuple[FixTrial, ...]):
     seeds, or a tenth of the best, is as good, and of such the simplest comes first: the model as it
     is, then what does not train, then further training without a fix. Behind them are those that
     diverged for some seed, then those without a loss. Where the given model has no finite loss
-    there is no gain to go by, and the loss ranks.
+    there is no gain to go by, and the loss ranks, likewise less what training has in it.
 
     Args:
         trials: the simplest first.
@@ -113,7 +113,7 @@ def _is_worth_it(trial: FixTrial, better: Sequence[float], comparisons: int) -> 
 
 
 def _ranked(trials: Sequence[FixTrial], by_loss: bool) -> list[FixTrial]:
-    figures = _losses(trials) if by_loss else _gains(trials)
+    figures = _figures(trials, by_loss)
 
     def missing(trial: FixTrial) -> tuple[bool, int]:
         return not figures[trial.fix], sum(loss is None for loss in trial.losses)
@@ -145,18 +145,17 @@ def _as_good(own: Figures, best: Figures, by_loss: bool) -> bool:
     )
 
 
-def _losses(trials: Iterable[FixTrial]) -> dict[str, Figures]:
-    """What counts by fix and seed, the more the better."""
-    return {trial.fix: _known(trial.seeds, trial.losses, -1.0) for trial in trials}
-
-
-def _gains(trials: Iterable[FixTrial]) -> dict[str, Figures]:
-    """The same, without what training has in it."""
-    found = {trial.fix: _known(trial.seeds, trial.gains, 1.0) for trial in trials}
+def _figures(trials: Sequence[FixTrial], by_loss: bool) -> dict[str, Figures]:
+    """What counts by fix and seed, the more the better: without what training has in it."""
+    found = {
+        t.fix: _known(t.seeds, t.losses, -1.0) if by_loss else _known(t.seeds, t.gains, 1.0)
+        for t in trials
+    }
     trained = {trial.fix for trial in trials if trial.steps}
-    further = found.get(FURTHER, {})
-    untrained = found.get(CALIBRATE, {})
-    credit = {seed: value - untrained.get(seed, 0.0) for seed, value in further.items()}
+    untrained, further = found.get(CALIBRATE, {}), found.get(FURTHER, {})
+    # calibration that was not tried gained nothing; its loss is not known then
+    seeds = further.keys() & untrained.keys() if by_loss else further.keys()
+    credit = {seed: further[seed] - untrained.get(seed, 0.0) for seed in seeds}
     return {
         fix: {s: x - (credit.get(s, 0.0) if fix in trained else 0.0) for s, x in own.items()}
         for fix, own in found.items()
