@@ -1,8 +1,8 @@
 """What the doctor says of torchvision's ResNet-18, trained briefly on photographs in three ways.
 
-CIFAR-10, scaled to 64 x 64 pixels, 4,800 examples seen: in batches of 32 at random (healthy), of
-2 at random, and of 32 class by class. Each is diagnosed with batches like those of its training;
-its console output is printed, and a page is written.
+2,000 images of CIFAR-10, scaled to 64 x 64 pixels, 4,800 examples seen: in batches of 32 at random
+(healthy), of 2 at random, and of 32 class by class. Each is diagnosed with batches like those of its
+training, from all over an epoch; its console output is printed, and a page is written.
 
     python benchmarks/doctor_resnet18.py --data DIR --out DIR
     python benchmarks/doctor_resnet18.py --data DIR --out DIR --only sorted --try-fixes
@@ -34,7 +34,8 @@ from renorm.lab.isolation import isolated
 from renorm.report import diagnosis_console
 from support.torchvision_shim import torchvision_models
 
-SEEN, TESTED, SIDE = 4800, 1000, 64
+IMAGES, SEEN, TESTED, SIDE = 2000, 4800, 1000, 64
+MOST = 256  # batches given
 SAMPLERS: dict[str, tuple[Sampler, int]] = {
     "healthy": (Shuffled(32, 32), 32),
     "batch of 2": (Shuffled(2, 2), 2),
@@ -54,10 +55,10 @@ class Photographs:
 
     def batches(self, sampler: Sampler, seed: int) -> Iterator[Batch]:
         """Training batches without an end."""
-        found = self._images
+        images, labels = self._images.train_images[:IMAGES], self._images.train_labels[:IMAGES]
         generator = torch.Generator().manual_seed(seed)
-        for indices in sampler.batches(found.train_labels, generator):
-            yield self._large(found.train_images[indices]), found.train_labels[indices]
+        for indices in sampler.batches(labels, generator):
+            yield self._large(images[indices]), labels[indices]
 
     def accuracy(self, model: nn.Module) -> float:
         """Percent of test images that are classified rightly in eval mode."""
@@ -87,7 +88,9 @@ def diagnosed(
 ) -> None:
     """Print what the doctor says, and write its page."""
     sampler, size = SAMPLERS[name]
-    batches = list(islice(photographs.batches(sampler, options.seed + 1), 16 * 32 // size))
+    epoch = IMAGES // size
+    stream = photographs.batches(sampler, options.seed + 1)
+    batches = list(islice(stream, 0, epoch, -(-epoch // MOST)))
     begun = time.perf_counter()
     found = renorm.diagnose(model, batches, classified, try_fixes=options.try_fixes)
     took = time.perf_counter() - begun
