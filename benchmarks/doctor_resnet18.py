@@ -1,8 +1,8 @@
 """What the doctor says of torchvision's ResNet-18, trained briefly on photographs in three ways.
 
 2,000 images of CIFAR-10, scaled to 64 x 64 pixels, 4,800 examples seen: in batches of 32 at random
-(healthy), of 2 at random, and of 32 class by class. Each is diagnosed with batches like those of its
-training, from all over an epoch; its console output is printed, and a page is written.
+(healthy), of 2 at random, and of 32 class by class. Each is diagnosed with batches like those of
+its training, from all over an epoch; its console output is printed, and a page is written.
 
     python benchmarks/doctor_resnet18.py --data DIR --out DIR
     python benchmarks/doctor_resnet18.py --data DIR --out DIR --only sorted --try-fixes
