@@ -148,7 +148,8 @@ def test_a_gain_that_is_nothing_to_speak_of_is_no_help() -> None:
 
     assert "calibrate +0.00021 ± 0.00000 no training " in calibrated(0.00021)
     assert "none is clearly better" in calibrated(0.00021)
-    assert "calibrate is first" in calibrated(0.02)
+    assert "none is clearly better" in calibrated(0.09)
+    assert "calibrate is first" in calibrated(0.2)
 
 
 def test_markup_in_names_is_shown_as_text() -> None:

@@ -8,10 +8,9 @@ from renorm.measure.records import AS_IT_IS as AS_IT_IS
 from renorm.measure.records import FURTHER as FURTHER
 from renorm.measure.records import FixTrial
 from renorm.report.statistics import Estimate, estimate
-from renorm.report.trials import leads
+from renorm.report.trials import MATERIAL, helping
 
 CALIBRATE = "calibrate"
-MATERIAL = 0.1  # of a gain or a loss; a smaller difference is not worth a change
 
 Figures = Mapping[int, float]
 
@@ -62,25 +61,8 @@ class Trials(tuple[FixTrial, ...]):
 
     @property
     def helpful(self) -> tuple[FixTrial, ...]:
-        """The fixes that clearly help, and by at least a tenth of the loss.
-
-        Those that train also have to do so against further training without a fix, which may be
-        all that the model wants. All their intervals hold together with 95 % (Bonferroni). The
-        tenth is a matter of taste: a difference can be beyond all doubt and too small to change a
-        model for.
-
-        Raises:
-            MissingExtraError: scipy, which has the quantile, is not installed.
-        """
-        without = (AS_IT_IS, FURTHER)
-        further = next((trial for trial in self if trial.fix == FURTHER), None)
-        fixes = [trial for trial in self if trial.fix not in without and _told(trial.gains)]
-        return tuple(
-            trial
-            for trial in fixes
-            if _is_worth_it(trial, _told(trial.gains), len(fixes))
-            and _is_worth_it(trial, leads(trial, further), len(fixes))
-        )
+        """The fixes that clearly help; see ``renorm.report.trials.helping``."""
+        return helping(self)
 
 
 def gain(trial: FixTrial, comparisons: int = 1) -> Estimate | None:
@@ -101,15 +83,6 @@ def gain(trial: FixTrial, comparisons: int = 1) -> Estimate | None:
     """
     told = _told(trial.gains)
     return estimate(told, comparisons) if told else None
-
-
-def _is_worth_it(trial: FixTrial, better: Sequence[float], comparisons: int) -> bool:
-    """Whether the loss is clearly lower than another, and by a tenth; so it is without another."""
-    if not better:
-        return True
-    found = estimate(better, comparisons)
-    other = abs(fmean(_told(trial.losses)) + found.mean)
-    return found.clear and found.mean >= MATERIAL * other
 
 
 def _ranked(trials: Sequence[FixTrial], by_loss: bool) -> list[FixTrial]:
