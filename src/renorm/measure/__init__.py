@@ -2,13 +2,19 @@
 
 ``Monitor`` looks at a training under way; ``survey`` runs a model on some batches, and measures
 what ``QUANTITIES`` has. ``measure.records`` are what it finds, ``measure.saving`` keeps them.
+``propagation`` follows signals and gradients through a model, fresh or trained, and
+``measure.closed_forms`` has what is known of them beforehand.
 """
 
+from renorm.measure import closed_forms as closed_forms
 from renorm.measure import records as records
 from renorm.measure import saving as saving
 from renorm.measure.monitoring import Log as Log
 from renorm.measure.monitoring import Monitor as Monitor
 from renorm.measure.observation import Observation as Observation
+from renorm.measure.propagated import Propagation as Propagation
+from renorm.measure.propagated import Site as Site
+from renorm.measure.propagating import propagation as propagation
 from renorm.measure.quantities import QUANTITIES as QUANTITIES
 from renorm.measure.records import Survey as Survey
 from renorm.measure.schedules import Schedule as Schedule
