@@ -74,6 +74,7 @@ def test_every_site_by_hand(inplace: bool) -> None:
     for site, (output, gradient) in zip(found.sites, expected, strict=True):
         assert_like(site, output, gradient)
     assert found.sites[1].variance_in == found.sites[0].variance
+    assert found.sites[1].mean_square_in == found.sites[0].mean_square
     assert found.sites[2].variance_in == found.sites[1].variance
     assert found.penultimate == 5
     assert found.loss == pytest.approx(float(weighted(expected[-1][0], None)), rel=1e-12)
@@ -130,8 +131,9 @@ class Block(nn.Module):
 
 
 def test_functions_are_sites_in_the_module_that_calls_them() -> None:
-    model: Any = nn.ModuleDict({"block": Block()}).double()
-    found = propagation(model, rows(), weighted, forward=lambda model, x: model.block(x))
+    model = nn.Module()
+    model.block = Block()
+    found = propagation(model.double(), rows(), weighted, forward=lambda m, x: m.block(x))
     named = [(site.layer, site.type, site.call) for site in found.sites]
     assert named == [
         ("block.first", "Linear", 0),
@@ -209,7 +211,9 @@ def test_what_is_not_finite_is_none() -> None:
 def test_growth_is_read_off_the_hidden_layers_but_the_first() -> None:
     def site(kind: str, gradient: float, mean_square: float = 1.0) -> Site:
         norm = gradient**0.5
-        return Site("", kind, "", 0, (2,), None, None, mean_square, norm, gradient, None, None)
+        return Site(
+            "", kind, "", 0, (2,), None, None, None, mean_square, norm, gradient, None, None
+        )
 
     weights = [site("weights", g) for g in (99.0, 8.0, 4.0, 2.0, 77.0)]
     activations = [site("activation", 1.0, m) for m in (1.0, 3.0)]

@@ -18,7 +18,7 @@ class Site:
         type: name of the class or function.
         call: of the layer or function at this place, 0 for the first.
         shape: of the output, the batch first.
-        variance_in: as ``variance``, of the input.
+        variance_in, mean_square_in: as ``variance`` and ``mean_square``, of the input.
         variance: of the output over the batch and positions, in the mean over channels; biased.
         mean_square: of the output, over everything.
         gradient_norm: Frobenius norm of dL / d(output) of the whole batch.
@@ -34,6 +34,7 @@ class Site:
     call: int
     shape: tuple[int, ...]
     variance_in: float | None
+    mean_square_in: float | None
     variance: float | None
     mean_square: float | None
     gradient_norm: float | None

@@ -10,6 +10,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -50,6 +51,7 @@ class _Call(NamedTuple):
     name: str
     kind: str
     variance: float  # of its input
+    mean_square: float
 
 
 class Sites(TorchFunctionMode):
@@ -101,10 +103,9 @@ class Sites(TorchFunctionMode):
         x = args[0] if args else kwargs.get("input")
         if name is None or not _is_signal(x) or self._in_norm():
             return func(*args, **kwargs)
-        before = signals.variance(x, self._axis)  # now, as it may be changed in place
-        output = func(*args, **kwargs)
         layer = self._under_way[-1].name if self._under_way else MODEL
-        return self._met(_Call(layer, "activation", before), name, output)
+        call = _call(layer, "activation", x, self._axis)  # now, as x may be changed in place
+        return self._met(call, name, func(*args, **kwargs))
 
     def _hooks(self, name: str, module: nn.Module) -> list[RemovableHandle]:
         kind = kind_of(module)
@@ -112,19 +113,18 @@ class Sites(TorchFunctionMode):
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
             x = args[0] if args else kwargs.get("input", kwargs.get("x"))
             if not kind or not _is_signal(x) or self._in_norm():
-                self._under_way.append(_Call(name, "", 0.0))
+                self._under_way.append(_Call(name, "", 0.0, 0.0))
                 return
             if kind == "weights" and self._latest is not None:
                 self.penultimate, self._activations = self._latest
-            before = signals.variance(x, _axis_of(module, x))
-            self._under_way.append(_Call(name, kind, before))
+            self._under_way.append(_call(name, kind, x, _axis_of(module, x)))
 
         def end(module: nn.Module, args: tuple, output: Any) -> Any:
             call = self._under_way.pop()
             if not call.kind or not _is_signal(output):
                 return None
             self._axis = _axis_of(module, output)
-            return self._met(call, type(module).__name__, output)
+            return self._met(call, type_before_parametrizations(module).__name__, output)
 
         return [
             module.register_forward_pre_hook(begin, with_kwargs=True),
@@ -157,6 +157,7 @@ class Sites(TorchFunctionMode):
             call=self._calls[key],
             shape=tuple(output.shape),
             variance_in=told(call.variance),
+            mean_square_in=told(call.mean_square),
             variance=told(signals.variance(output, self._axis)),
             mean_square=told(signals.mean_square(output)),
             gradient_norm=None,
@@ -166,6 +167,10 @@ class Sites(TorchFunctionMode):
         )
         self.found.append(site)
         return output
+
+
+def _call(name: str, kind: str, x: Tensor, axis: int) -> _Call:
+    return _Call(name, kind, signals.variance(x, axis), signals.mean_square(x))
 
 
 def _is_signal(x: Any) -> TypeGuard[Tensor]:
