@@ -1,0 +1,116 @@
+"""What normalizers will do to a net, told by how they propagate at initialization, without torch.
+
+The rule is that of Lubana, Dick and Tanaka 2021 (arXiv 2106.05956) made definite: a net whose
+gradients or activations grow or fade too far over its depth trains unstably, and of the others that
+one is fastest whose penultimate activations tell examples apart best.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from renorm.errors import ArgumentError
+from renorm.measure.propagated import Propagation
+
+MOST_GROWTH = 100.0  # of norms, over the depth of a net, either way
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How a net with a normalizer propagates when it is fresh; means over draws of its weights.
+
+    None stands for what cannot be told of the net, or is not finite for a draw.
+
+    Args:
+        normalizer: its name.
+        draws: of the weights.
+        examples: in the batch.
+        cosine: mean cosine similarity of the penultimate activations of two examples, -1 to 1.
+        stable_rank: of these activations, 1 to ``examples``.
+        activation_growth: root mean square of the penultimate activations over that of the first.
+        gradient_ratio: gradient norm at the second layer over that at the last hidden one.
+        gradient_growth: factor of the squared gradient of an element, backward through a layer.
+        finite: whether all figures of activations are, in every draw.
+    """
+
+    normalizer: str
+    draws: int
+    examples: int
+    cosine: float | None
+    stable_rank: float | None
+    activation_growth: float | None
+    gradient_ratio: float | None
+    gradient_growth: float | None
+    finite: bool
+
+    @property
+    def unstable(self) -> str:
+        """Why training will be unstable, in words; empty if it will not."""
+        if not self.finite:
+            return "activations are not finite"
+        for what, growth in (
+            ("gradients", self.gradient_ratio),
+            ("activations", self.activation_growth),
+        ):
+            if growth is not None and growth > MOST_GROWTH:
+                return f"{what} grow {growth:.0f} times"
+            if growth is not None and growth < 1 / MOST_GROWTH:
+                return f"{what} fade to {growth:.1g}"
+        return ""
+
+
+def predicted(normalizer: str, found: Sequence[Propagation]) -> Prediction:
+    """What several draws of the weights say together: means, of growth factors geometric ones.
+
+    Args:
+        normalizer: its name.
+        found: of nets of one architecture, one batch each; at least one.
+    """
+    if not found:
+        raise ArgumentError("A prediction is of at least one propagation, got none.")
+    growths = [one.activation_growth for one in found]
+    return Prediction(
+        normalizer=normalizer,
+        draws=len(found),
+        examples=found[0].examples,
+        cosine=_mean([one.cosine for one in found]),
+        stable_rank=_mean([one.stable_rank for one in found]),
+        activation_growth=_geometric([None if g is None else math.sqrt(g) for g in growths]),
+        gradient_ratio=_geometric([one.gradient_ratio for one in found]),
+        gradient_growth=_geometric([one.gradient_growth for one in found]),
+        finite=all(site.mean_square is not None for one in found for site in one.sites),
+    )
+
+
+def ranked(predictions: Iterable[Prediction]) -> tuple[Prediction, ...]:
+    """The best first: the stable ones by their cosine similarity, then the unstable likewise.
+
+    A net is unstable if norms of gradients or activations grow more than ``MOST_GROWTH`` times
+    over its depth, or fade to less than the inverse, or are not finite. Among the stable, and
+    among the unstable, a lower cosine similarity of the penultimate activations comes first: equal
+    activations of all examples give all of them the same gradient at the last layer, so that what
+    tells them apart is learned slowly. Nets whose similarity is not told come last.
+
+    >>> def one(name, cosine, ratio):
+    ...     return Prediction(name, 1, 32, cosine, 2.0, 1.0, ratio, 1.1, True)
+    >>> nets = one("layer", 0.9, 1.0), one("instance", 0.2, 300.0), one("group", 0.6, 3.0)
+    >>> [net.normalizer for net in ranked(nets)]
+    ['group', 'layer', 'instance']
+    """
+    return tuple(sorted(predictions, key=_place))
+
+
+def _place(one: Prediction) -> tuple[bool, float]:
+    return bool(one.unstable), math.inf if one.cosine is None else one.cosine
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    told = [value for value in values if value is not None]
+    return math.fsum(told) / len(values) if len(told) == len(values) else None
+
+
+def _geometric(values: Sequence[float | None]) -> float | None:
+    told = [value for value in values if value]
+    if len(told) < len(values):
+        return None
+    return math.exp(math.fsum(map(math.log, told)) / len(told))
