@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from renorm.errors import ArgumentError, RenormError
-from renorm.nn.inputs import check_input
+from renorm.kernels import accumulation_dtype
+from renorm.nn.normalizers.base import Normalizer, per_channel
 from renorm.nn.source import Source, obstacle
 
 # of a unit Gaussian, the ReLU has this mean, and variance 1 once multiplied by the gain
@@ -19,7 +20,7 @@ RELU_MEAN = 1 / math.sqrt(2 * math.pi)
 RELU_GAIN = math.sqrt(2 * math.pi / (math.pi - 1))
 
 
-class WeightBased(nn.Module):
+class WeightBased(Normalizer):
     """A normalizer of the weights of the layer before, its source, instead of its output.
 
     ``pair`` registers a parametrization on the source: what the optimizer moves stays under
@@ -32,46 +33,25 @@ class WeightBased(nn.Module):
         num_features: C, the number of channels: the filters of the source.
         eps: added to the size that each filter is divided by, above 0.
         affine: whether there are gains and a bias; gains are 1 without.
-        bias: whether an affine layer has a bias.
         device, dtype: of gains and bias, those of the source.
     """
-
-    activates: ClassVar[bool]
-    weight: nn.Parameter | None
-    bias: nn.Parameter | None
 
     def __init__(
         self,
         num_features: int,
         eps: float = 1e-5,
         affine: bool = True,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        if isinstance(num_features, bool) or not isinstance(num_features, int) or num_features < 1:
-            raise ArgumentError(f"num_features counts channels, at least 1, got {num_features!r}.")
-        if not (eps > 0 and math.isfinite(eps)):
-            raise ArgumentError(f"eps is above 0 and finite, got {eps!r}.")
-        self.num_features, self.eps, self.folded = num_features, eps, False
+        super().__init__(num_features, eps, affine, device, dtype)
+        self.folded = False
         self._source: tuple[Source] | None = None  # in a tuple: it is no module of this one
-        for name, there in (("weight", affine), ("bias", affine and bias)):
-            values = torch.empty(num_features, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(values) if there else None)
-        self.reset_parameters()
 
     @property
     def source(self) -> Source | None:
         """The layer whose weights are normalized; None before ``pair`` and after ``fold``."""
         return None if self._source is None else self._source[0]
-
-    def reset_parameters(self) -> None:
-        """Set the gains to 1 and the bias to 0."""
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
     def pair(self, source: Source) -> None:
         """Have this source compute with normalized weights from now on.
@@ -93,7 +73,7 @@ class WeightBased(nn.Module):
         why = self._obstacle(source)
         if why is not None:
             raise ArgumentError(f"{type(self).__name__}({self.num_features}) cannot act on {why}.")
-        parametrize.register_parametrization(source, "weight", _Normalized(self))
+        parametrize.register_parametrization(source, "weight", _Parametrization(self))
         self._source = (source,)
 
     def fold(self) -> None:
@@ -112,24 +92,22 @@ class WeightBased(nn.Module):
             parametrize.remove_parametrizations(source, "weight", leave_parametrized=True)
         self._source, self.folded, self.weight = None, True, None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Add the bias to ``input`` (N, C, *spatial), what the source made of its own input."""
-        check_input(self, input, ())
+    def _normalized(self, x: Tensor) -> Tensor:
         self._check_paired()
-        if self.bias is None:
-            return input
-        return input + self.bias.to(input.dtype).view(-1, *[1] * (input.dim() - 2))
+        return x if self.bias is None else x + per_channel(self.bias, x)
 
-    def normalized(self, weight: Tensor) -> Tensor:
+    def effective(self, weight: Tensor) -> Tensor:
         """The weights (C, ...) that the source computes with, of those that are trained."""
-        unit = self._unit(weight.flatten(1)).view_as(weight)
-        gain = self.weight
-        return unit if gain is None else gain.view(-1, *[1] * (weight.dim() - 1)) * unit
+        filters = weight.flatten(1).to(accumulation_dtype(weight.dtype))
+        unit = self._unit(filters)
+        if self.weight is not None:
+            unit = self.weight.to(unit.dtype).unsqueeze(1) * unit
+        return unit.view_as(weight).to(weight.dtype)
 
     def extra_repr(self) -> str:
         """The settings, as ``print(model)`` shows them."""
-        text = f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"
-        return text + (", folded" if self.folded else ", unpaired" if self.source is None else "")
+        state = ", folded" if self.folded else ", unpaired" if self.source is None else ""
+        return super().extra_repr() + state
 
     @abstractmethod
     def _unit(self, filters: Tensor) -> Tensor:
@@ -199,9 +177,8 @@ class WeightNorm(WeightBased):
 
     activates = True
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The corrected ReLU of ``input`` (N, C, *spatial) plus bias."""
-        return RELU_GAIN * (F.relu(super().forward(input)) - RELU_MEAN)
+    def _normalized(self, x: Tensor) -> Tensor:
+        return RELU_GAIN * (F.relu(super()._normalized(x)) - RELU_MEAN)
 
     def _unit(self, filters: Tensor) -> Tensor:
         return filters / (torch.linalg.vector_norm(filters, dim=1, keepdim=True) + self.eps)
@@ -228,8 +205,6 @@ class ScaledWeightStandardization(WeightBased):
     True
     """
 
-    activates = False
-
     def _unit(self, filters: Tensor) -> Tensor:
         centred = filters - filters.mean(1, keepdim=True)
         # std * sqrt(K) is the norm of the centred filter, which has a gradient at 0, too
@@ -247,7 +222,7 @@ class ScaledWeightStandardization(WeightBased):
         return None
 
 
-class _Normalized(nn.Module):
+class _Parametrization(nn.Module):
     """The parametrization of a source's weight by a layer."""
 
     def __init__(self, layer: WeightBased) -> None:
@@ -255,14 +230,14 @@ class _Normalized(nn.Module):
         self._layer = (layer,)  # its parameters are its own
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self._layer[0].normalized(weight)
+        return self._layer[0].effective(weight)
 
 
 def _holders(source: nn.Module) -> Iterator[WeightBased]:
     """The layers that this module's weight is normalized by."""
     if parametrize.is_parametrized(source, "weight"):
         lists: Any = source.parametrizations
-        yield from (one._layer[0] for one in lists["weight"] if isinstance(one, _Normalized))
+        yield from (one._layer[0] for one in lists["weight"] if isinstance(one, _Parametrization))
 
 
 def _line(source: nn.Module) -> str:
@@ -278,4 +253,5 @@ def _leave_shared_class(source: nn.Module) -> None:
     """
     cls = type(source)
     own = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-    source.__class__ = type(cls.__name__, cls.__bases__, own)
+    apart: Any = type(cls.__name__, cls.__bases__, own)
+    source.__class__ = apart
