@@ -131,9 +131,12 @@ class Block(nn.Module):
 
 
 def test_functions_are_sites_in_the_module_that_calls_them() -> None:
+    def forward(model: Any, x: Tensor) -> Tensor:
+        return model.block(x)
+
     model = nn.Module()
     model.block = Block()
-    found = propagation(model.double(), rows(), weighted, forward=lambda m, x: m.block(x))
+    found = propagation(model.double(), rows(), weighted, forward=forward)
     named = [(site.layer, site.type, site.call) for site in found.sites]
     assert named == [
         ("block.first", "Linear", 0),

@@ -1,6 +1,8 @@
 """Names that a user gives, looked up with help for the misspelt."""
 
+import ast
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,3 +32,51 @@ def known(kind: str, names: Iterable[str], table: Mapping[str, Any]) -> tuple[st
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ArgumentError(f"There is no {kind} {name!r}.{hint} There are {', '.join(table)}.")
     return found
+
+
+def parsed(kind: str, text: str) -> tuple[str, dict[str, Any]]:
+    """A name alone, and its options, which are plain values.
+
+    Args:
+        kind: what the name is of, for the message.
+        text: such as ``group_norm(groups=8)``, or a name without options.
+
+    Raises:
+        ArgumentError: the text is no such name.
+
+    >>> parsed("net", "plain( depth = 20 )"), parsed("net", "vgg")
+    (('plain', {'depth': 20}), ('vgg', {}))
+    """
+    base, bracket, _ = text.partition("(")
+    if not bracket:
+        return text, {}
+    call_text = f"f({text.strip().partition('(')[2]}"
+    try:
+        call = ast.parse(call_text, mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or ast.unparse(call.func) != "f":
+            raise ValueError("options have names")
+        options = {str(one.arg): _value(one.value) for one in call.keywords if one.arg}
+        if len(options) < len(call.keywords):
+            raise ValueError("options have names")
+    except (SyntaxError, ValueError) as error:
+        raise ArgumentError(
+            f"Options of a {kind} are plain values by name, such as {base}(size=8), got {text!r} "
+            f"({error})."
+        ) from error
+    return base.strip(), options
+
+
+def with_options(base: str, options: Mapping[str, Any]) -> str:
+    """The one way to write a name with its options.
+
+    >>> with_options("group_norm", {"groups": 8}), with_options("vgg", {})
+    ('group_norm(groups=8)', 'vgg')
+    """
+    shown = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
+    return f"{base}({shown})" if options else base
+
+
+def _value(node: ast.expr) -> Any:
+    """A plain value; infinity is one, as ``repr`` writes it."""
+    infinite = isinstance(node, ast.Name) and node.id == "inf"
+    return math.inf if infinite else ast.literal_eval(node)

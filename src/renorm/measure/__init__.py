@@ -3,7 +3,7 @@
 ``Monitor`` looks at a training under way; ``survey`` runs a model on some batches, and measures
 what ``QUANTITIES`` has. ``measure.records`` are what it finds, ``measure.saving`` keeps them.
 ``propagation`` follows signals and gradients through a model, fresh or trained, and
-``measure.closed_forms`` has what is known of them beforehand.
+``measure.closed_forms`` has what is known of them beforehand; ``predict`` ranks normalizers.
 """
 
 from renorm.measure import closed_forms as closed_forms
@@ -12,6 +12,8 @@ from renorm.measure import saving as saving
 from renorm.measure.monitoring import Log as Log
 from renorm.measure.monitoring import Monitor as Monitor
 from renorm.measure.observation import Observation as Observation
+from renorm.measure.predicting import predict as predict
+from renorm.measure.prediction import Prediction as Prediction
 from renorm.measure.propagated import Propagation as Propagation
 from renorm.measure.propagated import Site as Site
 from renorm.measure.propagating import propagation as propagation

@@ -23,7 +23,7 @@ def apart(model: nn.Module) -> Iterator[None]:
     """
     with (
         undisturbed(model),
-        _host_generators(),
+        host_generators(),
         _accelerators(model),
         _bindings(model),
         _shards(model),
@@ -89,7 +89,8 @@ def _is_sharded(unit: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _host_generators() -> Iterator[None]:
+def host_generators() -> Iterator[None]:
+    """Keep the random states of Python and NumPy."""
     python, legacy = random.getstate(), np.random.get_state()
     try:
         yield

@@ -13,56 +13,60 @@ from numpy.typing import ArrayLike, NDArray
 from renorm.errors import ArgumentError
 
 
-def variance_before_norm(group_size: float = 1) -> float:
-    """Variance of what a normalizer divides by, from the second layer on: ``1 - 1 / (pi G)``.
+def gradient_growth(group_size: float = 1) -> float:
+    """Growth of the squared gradient backward through a layer: ``1 / (1 - 1 / (pi G))``.
 
     ReLU makes of standard Gaussian values some of mean ``1 / sqrt(2 pi)`` and mean square 1/2.
     The next weights double mean squares, so the values before the normalizer have mean square 1,
     and of it ``1 / pi`` is the square of a channel's mean. With G channels sharing statistics the
-    mean is over them all, and its square is G times less.
+    mean is over them all, and its square is G times less. Weights and ReLU keep mean squares of
+    gradients; the normalizer divides them by the variance, and what its backward pass projects out
+    of them is small for many values.
 
     Args:
         group_size: channels G that share statistics, from 1 on: 1 for batch and instance norm,
-            infinity for layer norm. Above 1 the layer has to be convolutional, with many
-            positions that are not correlated.
+            which gives ``pi / (pi - 1)``, infinity for layer norm. Above 1 the layer has to be
+            convolutional, and the form holds where positions are not correlated before the ReLU:
+            in the second layer. ``gradient_growth_by_depth`` has the others.
 
     Source: G = 1 is by Luther, "Why batch norm causes exploding gradients" (kyleluther.github.io);
     the interpolation in G is derived as above, and no claim of a paper.
 
-    >>> round(variance_before_norm(), 3), variance_before_norm(math.inf)
-    (0.682, 1.0)
+    >>> [round(gradient_growth(group_size), 3) for group_size in (1, 2, 8, math.inf)]
+    [1.467, 1.189, 1.041, 1.0]
     """
-    if not group_size >= 1:
-        raise ArgumentError(f"group_size is a number from 1 on, got {group_size!r}.")
-    return 1 - 1 / (math.pi * group_size)
+    return 1 / (1 - 1 / (math.pi * _size(group_size)))
 
 
-def gradient_growth(group_size: float = 1, depth: int = 1) -> float:
-    """Growth of the squared gradient backward through layers: ``(1 - 1 / (pi G)) ** -depth``.
+def gradient_growth_by_depth(depth: int, group_size: float = 1) -> NDArray[np.float64]:
+    """Growth of the squared gradient through the layers 2 to ``depth + 1``: ``1 / (1 - c_l / G)``.
 
-    Weights and ReLU keep mean squares of gradients, and a normalizer divides them by the variance
-    before it. What its backward pass projects out of them is small for many values.
+    c_l is the correlation of two positions after l ReLUs, by ``correlation_by_depth``. Positions
+    become alike, so groups of several channels have ever less variance and gradients grow more
+    than ``gradient_growth`` says; with G = 1, where the normalizer undoes that, just as much.
 
     Args:
-        group_size: as in ``variance_before_norm``: 1 gives ``pi / (pi - 1)`` a layer.
-        depth: layers of weights with a normalizer and a ReLU, from 0 on.
+        depth: layers L with weights, a normalizer and a ReLU, from 0 on.
+        group_size: as in ``gradient_growth``.
 
-    Source: as in ``variance_before_norm``.
+    Returns:
+        (L,), the first of them ``gradient_growth(group_size)``.
 
-    >>> round(gradient_growth(), 3), round(gradient_growth(8), 3), gradient_growth(math.inf)
-    (1.467, 1.041, 1.0)
-    >>> round(gradient_growth(depth=20)), round(gradient_growth(2, depth=20))
-    (2129, 32)
+    Source: derived as above, and no claim of a paper.
+
+    >>> gradient_growth_by_depth(4, 2).round(3).tolist()
+    [1.189, 1.265, 1.3, 1.318]
     """
-    return variance_before_norm(group_size) ** -_whole("depth", depth)
+    size = _size(group_size)
+    return 1 / (1 - correlation_by_depth(0, depth, size) / size)
 
 
 def relu_correlation(correlation: ArrayLike) -> NDArray[np.float64]:
     """Cosine of two examples after ReLU: ``(sqrt(1 - c^2) + c (pi - arccos c)) / pi``.
 
-    It holds for layer norm, and without a normalizer: both keep the angle between examples from
-    the one activation to the next layer. 1 is its only fixed point, so with depth the examples
-    become indistinguishable.
+    Layer norm keeps the angle between examples from one activation to the next layer's, and so does
+    a net without normalizers. 1 is the only fixed point, so with depth the examples become
+    indistinguishable.
 
     Args:
         correlation: c of the two before ReLU, -1 to 1, of any shape.
@@ -78,22 +82,39 @@ def relu_correlation(correlation: ArrayLike) -> NDArray[np.float64]:
     return (np.sqrt(1 - c**2) + c * (np.pi - np.arccos(c))) / np.pi
 
 
-def correlation_by_depth(correlation: float, depth: int) -> NDArray[np.float64]:
-    """Cosine of two examples after each of ``depth`` ReLUs: ``relu_correlation`` iterated.
+def correlation_by_depth(
+    correlation: float, depth: int, group_size: float = math.inf
+) -> NDArray[np.float64]:
+    """Cosine after each of ``depth`` ReLUs: ``relu_correlation`` iterated.
+
+    A normalizer of G channels takes the mean of its group away, which has the share c / G of the
+    mean square, so that ``c (1 - 1 / G) / (1 - c / G)`` is left before the next ReLU: all of c in
+    layer norm, nothing in batch and instance norm, whose fixed point is ``1 / pi``.
 
     Args:
-        correlation: of the two before the first ReLU.
+        correlation: of two examples, or positions, before the first ReLU, -1 to 1.
         depth: L, from 0 on.
+        group_size: G, from 1 on; infinity also for nets without normalizers. For finite ones the
+            examples' own positions have to be as alike as those of different ones.
 
     Returns:
         (L,).
 
+    Source: the map as in ``relu_correlation``; the part of G is derived as above, and no claim of a
+    paper.
+
     >>> correlation_by_depth(0, 4).round(3).tolist()
     [0.318, 0.494, 0.605, 0.681]
+    >>> correlation_by_depth(0, 4, 2).round(3).tolist()
+    [0.318, 0.419, 0.462, 0.483]
     """
+    size = _size(group_size)
     found = np.empty(_whole("depth", depth))
+    c = float(correlation)
     for layer in range(depth):
-        found[layer] = correlation = float(relu_correlation(correlation))
+        if layer:
+            c = c * (1 - 1 / size) / (1 - c / size)
+        found[layer] = c = float(relu_correlation(c))
     return found
 
 
@@ -119,6 +140,12 @@ def residual_mean_square(depth: int, *, normalized: bool) -> NDArray[np.float64]
     """
     blocks = np.arange(1, _whole("depth", depth) + 1, dtype=np.float64)
     return blocks + 1 if normalized else np.exp2(blocks)
+
+
+def _size(group_size: Any) -> float:
+    if isinstance(group_size, bool) or not group_size >= 1:
+        raise ArgumentError(f"group_size is a number from 1 on, got {group_size!r}.")
+    return group_size
 
 
 def _whole(name: str, value: Any) -> int:

@@ -103,7 +103,7 @@ def seen(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
     def give(name: str, module: nn.Module, output: Any) -> None:
         if isinstance(output, Tensor):
             bias = adds_bias(module, output)
-            given[id(output)] = (weakref.ref(output), _version(output), name, bias)
+            given[id(output)] = (weakref.ref(output), version_of(output), name, bias)
 
     def take(layer: nn.Module, args: tuple, kwargs: dict) -> None:
         x, name = args[0] if args else kwargs.get("input", kwargs.get("x")), names[layer]
@@ -112,7 +112,7 @@ def seen(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
         found.calls[name] = found.calls.get(name, 0) + 1
         found.dtypes[name] = str(x.dtype).removeprefix("torch.")
         reference, version, source, bias = given.get(id(x), (None, 0, "", False))
-        known = reference is not None and reference() is x and version == _version(x)
+        known = reference is not None and reference() is x and version == version_of(x)
         own = (source, bias) if known else None
         if found.sources.setdefault(name, own) != own:
             found.sources[name] = None
@@ -130,5 +130,6 @@ def seen(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
         yield found
 
 
-def _version(x: Tensor) -> int:
+def version_of(x: Tensor) -> int:
+    """How often the tensor was changed in place; 0 where that is not counted."""
     return 0 if x.is_inference() else x._version  # inference tensors have none

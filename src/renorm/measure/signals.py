@@ -1,18 +1,38 @@
 """Figures of one activation tensor: variance, mean square, and how alike its examples are."""
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
-def variance(x: Tensor, axis: int) -> float:
-    """Over all dimensions but the channels', biased, in the mean over channels."""
-    channels = _wide(x).movedim(axis, 0).flatten(1)
-    return float(channels.var(1, correction=0).mean())
+class Moments(NamedTuple):
+    """Of an activation (N, ...) with channels.
+
+    Args:
+        variance: over all dimensions but the channels', biased, in the mean over channels.
+        mean_square: over all elements.
+    """
+
+    variance: float
+    mean_square: float
 
 
-def mean_square(x: Tensor) -> float:
-    """Over all elements."""
-    return float(_wide(x).square().mean())
+def moments(x: Tensor, axis: int) -> Moments:
+    """Of ``x`` with channels along ``axis``."""
+    x = x.detach()
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    others = [dim for dim in range(x.dim()) if dim != axis % x.dim()]
+    found = _moments(x, others)
+    if x.dtype == torch.float32 and not math.isfinite(sum(found)):
+        return _moments(_wide(x), others)  # squares of what float32 holds may be too large for it
+    return found
+
+
+def _moments(x: Tensor, dims: list[int]) -> Moments:
+    var, mean = torch.var_mean(x, dims, correction=0)
+    return Moments(float(var.mean()), float((var + mean.square()).mean()))
 
 
 def similarity(x: Tensor) -> tuple[float, float]:

@@ -16,9 +16,12 @@ from torch.utils.hooks import RemovableHandle
 
 from renorm.measure import signals
 from renorm.measure.layers import normalizes
+from renorm.measure.passes import version_of
 from renorm.measure.propagated import Site
 from renorm.measure.quantity import told
 from renorm.measure.records import MODEL
+from renorm.measure.signals import Moments
+from renorm.nn.normalizers.base import Normalizer
 
 _NAMES = tuple(
     name
@@ -35,7 +38,7 @@ ACTIVATIONS: dict[Any, str] = {
     for spelled in (name, f"{name}_")
     if hasattr(place, spelled)
 }
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, Normalizer)
 
 
 def kind_of(module: nn.Module) -> str:
@@ -46,12 +49,12 @@ def kind_of(module: nn.Module) -> str:
 
 
 class _Call(NamedTuple):
-    """A call of a module under way."""
+    """A call under way, of a module or an activation function."""
 
     name: str
     kind: str
-    variance: float  # of its input
-    mean_square: float
+    type: str
+    taken: Moments | None = None  # of the input; None where there is no site
 
 
 class Sites(TorchFunctionMode):
@@ -76,6 +79,7 @@ class Sites(TorchFunctionMode):
         self._calls: dict[tuple[str, str], int] = {}
         self._under_way: list[_Call] = []
         self._axis = 1  # of the channels, at the latest site
+        self._given: tuple[Tensor, tuple[int, int], Moments] | None = None  # the latest output's
         self._latest: tuple[int, Tensor | None] | None = None
         self._activations: Tensor | None = None  # the penultimate ones
 
@@ -104,27 +108,28 @@ class Sites(TorchFunctionMode):
         if name is None or not _is_signal(x) or self._in_norm():
             return func(*args, **kwargs)
         layer = self._under_way[-1].name if self._under_way else MODEL
-        call = _call(layer, "activation", x, self._axis)  # now, as x may be changed in place
-        return self._met(call, name, func(*args, **kwargs))
+        taken = self._moments(x, self._axis)  # now, as x may be changed in place
+        return self._met(_Call(layer, "activation", name, taken), taken, func(*args, **kwargs))
 
     def _hooks(self, name: str, module: nn.Module) -> list[RemovableHandle]:
-        kind = kind_of(module)
+        kind, type = kind_of(module), type_before_parametrizations(module).__name__
 
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
             x = args[0] if args else kwargs.get("input", kwargs.get("x"))
             if not kind or not _is_signal(x) or self._in_norm():
-                self._under_way.append(_Call(name, "", 0.0, 0.0))
+                self._under_way.append(_Call(name, "", type))
                 return
             if kind == "weights" and self._latest is not None:
                 self.penultimate, self._activations = self._latest
-            self._under_way.append(_call(name, kind, x, _axis_of(module, x)))
+            taken = self._moments(x, _axis_of(module, x))
+            self._under_way.append(_Call(name, kind, type, taken))
 
         def end(module: nn.Module, args: tuple, output: Any) -> Any:
             call = self._under_way.pop()
-            if not call.kind or not _is_signal(output):
+            if call.taken is None or not _is_signal(output):
                 return None
             self._axis = _axis_of(module, output)
-            return self._met(call, type_before_parametrizations(module).__name__, output)
+            return self._met(call, call.taken, output)
 
         return [
             module.register_forward_pre_hook(begin, with_kwargs=True),
@@ -134,43 +139,48 @@ class Sites(TorchFunctionMode):
     def _in_norm(self) -> bool:
         return any(call.kind == "norm" for call in self._under_way)
 
-    def _met(self, call: _Call, type: str, output: Tensor) -> Tensor:
+    def _moments(self, x: Tensor, axis: int) -> Moments:
+        """Of a tensor, unless it is the latest output, whose are known."""
+        key = (version_of(x), axis % x.dim())
+        if self._given is None or self._given[0] is not x or self._given[1] != key:
+            return signals.moments(x, axis)
+        return self._given[2]
+
+    def _met(self, call: _Call, taken: Moments, output: Tensor) -> Tensor:
         """Have a site; its output, with a graph if gradients are wanted."""
         if self._differentiates and torch.is_grad_enabled():
             if not output.requires_grad:
                 output = output.detach().requires_grad_().clone()  # which may be changed in place
             self.edges[len(self.found)] = get_gradient_edge(output)
-        cosine = rank = None
-        if call.kind != "weights":
-            kept = None
-            if self._everywhere:
-                cosine, rank = signals.similarity(output)
-            else:
-                kept = output.detach().clone()
-            self._latest = len(self.found), kept
-        key = (call.name, type)
+        alike = self._compared(output) if call.kind != "weights" else None
+        given = signals.moments(output, self._axis)
+        self._given = output, (version_of(output), self._axis % output.dim()), given
+        key = (call.name, call.type)
         self._calls[key] = self._calls.get(key, -1) + 1
-        site = Site(
-            layer=call.name,
-            kind=call.kind,
-            type=type,
-            call=self._calls[key],
-            shape=tuple(output.shape),
-            variance_in=told(call.variance),
-            mean_square_in=told(call.mean_square),
-            variance=told(signals.variance(output, self._axis)),
-            mean_square=told(signals.mean_square(output)),
-            gradient_norm=None,
-            gradient_square=None,
-            cosine=None if cosine is None else told(cosine),
-            stable_rank=None if rank is None else told(rank),
+        self.found.append(
+            Site(
+                layer=call.name,
+                kind=call.kind,
+                type=call.type,
+                call=self._calls[key],
+                shape=tuple(output.shape),
+                variance_in=told(taken.variance),
+                mean_square_in=told(taken.mean_square),
+                variance=told(given.variance),
+                mean_square=told(given.mean_square),
+                gradient_norm=None,
+                gradient_square=None,
+                cosine=None if alike is None else told(alike[0]),
+                stable_rank=None if alike is None else told(alike[1]),
+            )
         )
-        self.found.append(site)
         return output
 
-
-def _call(name: str, kind: str, x: Tensor, axis: int) -> _Call:
-    return _Call(name, kind, signals.variance(x, axis), signals.mean_square(x))
+    def _compared(self, output: Tensor) -> tuple[float, float] | None:
+        """The similarity of examples, or None if only the penultimate ones are compared."""
+        kept = None if self._everywhere else output.detach().clone()
+        self._latest = len(self.found), kept
+        return signals.similarity(output) if self._everywhere else None
 
 
 def _is_signal(x: Any) -> TypeGuard[Tensor]:

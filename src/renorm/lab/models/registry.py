@@ -1,17 +1,21 @@
 """Nets by name."""
 
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
 from renorm.errors import ArgumentError
 from renorm.lab.models.convnet import ConvNet
+from renorm.lab.models.deep import DeepNet
 from renorm.lab.models.mlp import SigmoidMLP
 from renorm.lab.models.resnet import ResNet14, ResNet18, ResNet20
 from renorm.lab.models.unet import UNet
 from renorm.lab.models.vgg import VGG
+from renorm.lab.names import known, parsed, with_options
 
 
 @dataclass(frozen=True)
@@ -21,15 +25,20 @@ class Model:
     Args:
         name: as it is given on the command line and stored in records.
         about: one line for the help.
-        make: (shape of an input without the batch, classes) -> net.
+        make: (shape of an input without the batch, classes, **options) -> net.
         least: height and width that an image must have; None for a net that flattens its inputs,
             whatever their shape.
     """
 
     name: str
     about: str
-    make: Callable[[tuple[int, ...], int], nn.Module]
+    make: Callable[..., nn.Module]
     least: int | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options it may be given."""
+        return tuple(inspect.signature(self.make).parameters)[2:]
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A new net, its weights drawn from torch's generator.
@@ -48,6 +57,15 @@ class Model:
                 f"inputs of the shape {shape}. Choose another net, such as {FITS_ALL!r}."
             )
         return self.make(shape, classes)
+
+
+def _deep(residual: bool) -> Callable[..., nn.Module]:
+    def make(
+        shape: tuple[int, ...], classes: int, depth: int = 10, width: int = 32, stages: int = 1
+    ) -> nn.Module:
+        return DeepNet(shape, classes, depth=depth, width=width, residual=residual, stages=stages)
+
+    return make
 
 
 FITS_ALL = "mlp"
@@ -95,5 +113,42 @@ MODELS = {
             lambda shape, classes: UNet(classes, shape[0]),
             least=8,
         ),
+        Model(
+            "plain",
+            "equal layers, as many as asked for: plain(depth=20, width=32, stages=3)",
+            _deep(residual=False),
+        ),
+        Model(
+            "residual",
+            "equal residual blocks, as many as asked for: residual(depth=8, width=32, stages=2)",
+            _deep(residual=True),
+        ),
     )
 }
+
+
+def find(name: str, among: Iterable[str] = MODELS) -> Model:
+    """The net of a name, which may have options.
+
+    Args:
+        name: such as ``plain(depth=20, width=64)``.
+        among: names of the nets that will do.
+
+    Raises:
+        ArgumentError: there is no such net or option, or the text is no such name.
+
+    >>> find("plain( width = 64 )").name
+    'plain(width=64)'
+    """
+    base, options = parsed("net", name)
+    (base,) = known("model", [base], {one: MODELS[one] for one in among})
+    entry = MODELS[base]
+    unknown = [option for option in options if option not in entry.options]
+    if unknown:
+        raise ArgumentError(
+            f"The net {base!r} has no option {unknown[0]!r}; it has "
+            f"{', '.join(entry.options) or 'none'}."
+        )
+    if not options:
+        return entry
+    return replace(entry, name=with_options(base, options), make=partial(entry.make, **options))

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from renorm.lab import models
 from renorm.lab.data import BloodCells
 from renorm.lab.data.bccd import CLASSES
 from renorm.lab.data.images import scaling
 from renorm.lab.examples import Examples, TensorExamples
-from renorm.lab.models import MODELS, UNet
+from renorm.lab.models import UNet
 from renorm.lab.tasks.base import Metric
 from renorm.lab.tasks.detection import f1, focal, found, heat_maps
 from renorm.lab.tasks.supervised import Supervised
@@ -54,7 +55,7 @@ class CellDetection(Supervised):
     def model(self) -> nn.Module:
         """A new net, its weights drawn from torch's generator."""
         shape = tuple(self._cells.images.shape[1:])
-        net = MODELS[self._model].build(shape, len(CLASSES))
+        net = models.find(self._model).build(shape, len(CLASSES))
         assert isinstance(net, UNet)
         assert net.head.bias is not None
         nn.init.constant_(net.head.bias, log(PRIOR / (1 - PRIOR)))

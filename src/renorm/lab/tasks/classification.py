@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from renorm.lab import models
 from renorm.lab.data import Images
 from renorm.lab.examples import Examples, at_most, every_nth_of_each_class
-from renorm.lab.models import MODELS
 from renorm.lab.tasks.base import Metric, Plan
 from renorm.lab.tasks.fitting import Problem
 from renorm.lab.tasks.supervised import Supervised
@@ -51,7 +51,7 @@ class Classification(Supervised):
             ArgumentError: the net does not take images of this size.
         """
         images = self._images
-        return MODELS[self._model].build(tuple(images.train_images.shape[1:]), images.classes)
+        return models.find(self._model).build(tuple(images.train_images.shape[1:]), images.classes)
 
     def problem(self, plan: Plan) -> Problem:
         """What a run trains on, and the part of the test examples that it is judged by."""

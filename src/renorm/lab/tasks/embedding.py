@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from renorm.lab import models
 from renorm.lab.data import Images
 from renorm.lab.examples import Examples, Part, TensorExamples
-from renorm.lab.models import MODELS
 from renorm.lab.tasks.base import Metric, Plan
 from renorm.lab.tasks.fitting import Problem
 from renorm.lab.tasks.supervised import HELD_OUT_EVERY, Supervised
@@ -50,7 +50,7 @@ class MetricLearning(Supervised):
 
     def model(self) -> nn.Module:
         """A new net with 64 outputs, its weights drawn from torch's generator."""
-        return MODELS[self._model].build(tuple(self._images.train_images.shape[1:]), LENGTH)
+        return models.find(self._model).build(tuple(self._images.train_images.shape[1:]), LENGTH)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The supervised contrastive loss of a batch, a scalar."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from renorm.errors import ArgumentError
-from renorm.lab import data
+from renorm.lab import data, models
 from renorm.lab.isolation import isolated
 from renorm.lab.names import known
 from renorm.lab.own import Kind, module_at, shown
@@ -63,7 +63,9 @@ class Reference:
     source: str = ""
 
 
-CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet14", "resnet18")
+CLASSIFIERS = (
+    "convnet", "mlp", "vgg", "resnet20", "resnet14", "resnet18", "plain", "residual"
+)  # fmt: skip
 TASKS = {
     entry.name: entry
     for entry in (
@@ -96,7 +98,7 @@ TASKS = {
         Entry(
             "cifar10",
             "CIFAR-10, 50,000 photographs of 32 x 32, judged by 1,000 of the test images",
-            ("resnet20", "convnet", "mlp", "vgg", "resnet14", "resnet18"),
+            ("resnet20", "convnet", "mlp", "vgg", "resnet14", "resnet18", "plain", "residual"),
             lambda model, folder: Cifar10(partial(data.cifar10, folder), model),
             partial(data.cifar10, download=True),
         ),
@@ -173,9 +175,8 @@ def find(name: str, model: str | None = None) -> Reference:
             f"{name}:MyTask, with the name of yours."
         )
     (name,) = known("task", [name], TASKS)
-    models = {one: one for one in TASKS[name].models}
-    (model,) = known("model", [model or TASKS[name].models[0]], models)
-    return Reference(name, model)
+    nets = TASKS[name].models
+    return Reference(name, models.find(model or nets[0], nets).name)
 
 
 @cache
