@@ -9,6 +9,7 @@ from renorm.cli.bench import bench
 from renorm.cli.compare import compare
 from renorm.cli.doctor import doctor
 from renorm.cli.env import env
+from renorm.cli.predict import predict
 from renorm.cli.report import report
 from renorm.errors import ArgumentError
 
@@ -20,6 +21,7 @@ Start here:
   fails and what to use instead. A minute or two, no download.
 - `renorm doctor` measures what batch norm does to YOUR model on your batches, says what is wrong,
   and which fix helps. `renorm doctor --init my_doctor.py` writes an example to begin with.
+- `renorm predict` tells in seconds, without training, what each normalizer will do to a net.
 - `renorm report` shows results files again, merged: tables, and a page with charts.
 - `renorm env` shows versions, devices, and which kernel each layer would use and why: put it into
   every bug report.
@@ -39,6 +41,7 @@ app = App(
 )
 app.command(compare)
 app.command(doctor)
+app.command(predict)
 app.command(report)
 app.command(env)
 app.command(bench)

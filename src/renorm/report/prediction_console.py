@@ -1,0 +1,68 @@
+"""A prediction on a terminal: legible at 80 columns and without colour."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from renorm.measure.prediction import MOST_GROWTH, Prediction
+
+LEGEND = (
+    "cosine: of the activations of two examples before the last layer, in the mean; near 1 "
+    "the net cannot tell them apart and learns slowly.",
+    "rank: stable rank of these activations, of at most the examples in the batch.",
+    "activations: their size at the end over that at the first layer.",
+    "gradients: their norm at the second layer over that at the last hidden one.",
+    "a layer: factor of the squared gradient of an element, backward through a layer.",
+)
+RULE = (
+    f"Rule: where gradients or activations grow more than {MOST_GROWTH:g} times, or fade to less "
+    "than the inverse, training is unstable, and they come last; the others are ranked by cosine, "
+    "the lowest first."
+)
+
+
+def show(predictions: Sequence[Prediction], console: Console) -> None:
+    """Print the ranking, what its columns are, and the rule.
+
+    Args:
+        predictions: the best first.
+        console: where to.
+    """
+    console.print(table(predictions))
+    console.print()
+    for line in (*LEGEND, RULE):
+        console.print(line, highlight=False, markup=False)
+
+
+def table(predictions: Sequence[Prediction]) -> Table:
+    """A row for each normalizer."""
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    grid.add_column("", justify="right")
+    grid.add_column("normalizer")
+    for heading in ("cosine", "rank", "activations", "gradients", "a layer"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for place, one in enumerate(predictions, 1):
+        figures = (
+            _figure(one.cosine, 3),
+            _figure(one.stable_rank, 2),
+            _factor(one.activation_growth),
+            _factor(one.gradient_ratio),
+            _factor(one.gradient_growth, 3),
+        )
+        grid.add_row(*map(Text, (str(place), one.normalizer, *figures)))
+        if one.unstable:
+            grid.add_row("", Text(f"  unstable: {one.unstable}", style="bold yellow"))
+    return grid
+
+
+def _figure(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def _factor(value: float | None, decimals: int = 2) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1e}" if value >= 1e4 or value < 1e-2 else f"{value:.{decimals}f}"
