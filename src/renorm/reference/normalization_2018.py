@@ -17,7 +17,7 @@ class LpNormalized(NamedTuple):
     """The output and the statistics of a batch."""
 
     y: Array  # (m, C)
-    mu_B: Array  # (C,)
+    mu: Array  # (C,)
     M: Array  # (C,)
 
 
