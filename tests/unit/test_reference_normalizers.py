@@ -90,13 +90,12 @@ def _maps(seed: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 
 
 def test_filter_response_gradients_are_finite_differences() -> None:
-    x, dz, vectors = _maps(0)
-    eps = np.array(0.1)
-    dx, dgamma, dbeta, dtau, deps = ref.filter_response_norm_backward(dz, x, *vectors, 0.1)
-    gradients = (dx, dgamma, dbeta, dtau, np.array(deps))
+    x, dz, (gamma, beta, tau) = _maps(0)
+    given = [x, gamma, beta, tau, np.array(0.1)]
+    gradients = ref.filter_response_norm_backward(dz, x, gamma, beta, tau, 0.1)
     _check(
         lambda x, g, b, t, eps: ref.filter_response_norm(x, g, b, t, eps)[0],
-        [x, *vectors, eps],
+        given,
         dz,
         gradients,
     )

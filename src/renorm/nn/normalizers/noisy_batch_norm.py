@@ -38,7 +38,7 @@ class NoisyBatchNorm(RunningNormalizer):
         affine: whether there are weight and bias.
         device, dtype: of parameters and buffers.
         generator: the noise is drawn from it, on its device; None for torch's own of the device
-            of the input.
+            of the input, the one that activation checkpointing restores.
 
     Source: Santurkar, Tsipras, Ilyas and Madry 2018 (arXiv 1805.11604), section 2.1.
 
