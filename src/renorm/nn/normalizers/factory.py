@@ -97,7 +97,7 @@ def normalizer(name: str, channels: int, *, dims: int = 2, **options: Any) -> nn
     entry = find(name)
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise ArgumentError(f"channels is a number of channels, at least 1, got {channels!r}.")
-    if isinstance(dims, bool) or dims not in (0, 1, 2, 3):
+    if isinstance(dims, bool) or not isinstance(dims, int) or not 0 <= dims <= 3:
         raise ArgumentError(f"dims counts the spatial dimensions of inputs, 0 to 3, got {dims!r}.")
     unknown = [option for option in options if option not in entry.options]
     if unknown:

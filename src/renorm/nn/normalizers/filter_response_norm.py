@@ -29,7 +29,7 @@ class FilterResponseNorm(Normalizer):
         affine: whether there are weight and bias; the threshold is there either way.
         device, dtype: of the parameters.
 
-    Source: Singh and Krishnan 2020 (arXiv 1911.09737), equations 1 to 3 and its section on eps.
+    Source: Singh and Krishnan 2020 (arXiv 1911.09737).
 
     >>> layer = FilterResponseNorm(4)
     >>> bool((layer(torch.randn(2, 4, 8, 8)) >= 0).all())

@@ -38,7 +38,7 @@ class NoisyBatchNorm(RunningNormalizer):
         affine: whether there are weight and bias.
         device, dtype: of parameters and buffers.
         generator: the noise is drawn from it, on its device; None for torch's own of the device
-            of the input.
+            of the input, the one that activation checkpointing restores.
 
     Source: Santurkar, Tsipras, Ilyas and Madry 2018 (arXiv 1805.11604), section 2.1.
 
@@ -91,12 +91,11 @@ class NoisyBatchNorm(RunningNormalizer):
 
     def _noise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A new scale and shift for each channel of each example, (N, C, 1, ...)."""
-        N, C = x.shape[:2]
-        options = {"device": x.device, "dtype": x.dtype, "generator": self.generator}
-        mu = self.n_mu * (2 * torch.rand(C, **options) - 1)
-        sigma = 1 + (self.n_sigma - 1) * torch.rand(C, **options)
-        shift = mu + self.r_mu * (2 * torch.rand(N, C, **options) - 1)
-        scale = sigma + self.r_sigma * torch.randn(N, C, **options)
+        (N, C), g = x.shape[:2], self.generator
+        mu = x.new_empty(C).uniform_(-self.n_mu, self.n_mu, generator=g)
+        sigma = x.new_empty(C).uniform_(1, self.n_sigma, generator=g)
+        shift = mu + x.new_empty(N, C).uniform_(-self.r_mu, self.r_mu, generator=g)
+        scale = sigma + x.new_empty(N, C).normal_(0, self.r_sigma, generator=g)
         shape = (N, C, *[1] * (x.dim() - 2))
         return scale.view(shape), shift.view(shape)
 

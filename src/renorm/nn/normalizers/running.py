@@ -53,12 +53,11 @@ class RunningNormalizer(Normalizer):
         A batch that would leave anything non-finite there is not counted and changes nothing,
         decided on the device.
         """
-        rate = self.momentum
-        if rate is None:
-            rate = 1 / (self.num_batches_tracked + 1)
         moved = {}
         for name, value in statistics.items():
-            buffer = self.get_buffer(name)
+            buffer, rate = self.get_buffer(name), self.momentum
+            if rate is None:
+                rate = 1 / (self.num_batches_tracked + 1).to(value.dtype)
             moved[name] = ((1 - rate) * buffer.to(value.dtype) + rate * value).to(buffer.dtype)
         counted = torch.stack([value.isfinite().all() for value in moved.values()]).all()
         for name, value in moved.items():
