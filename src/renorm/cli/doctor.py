@@ -21,7 +21,7 @@ from renorm.report import diagnosis_console
 
 Flag = Annotated[bool, Parameter(negative="")]
 Names = Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative="")]
-_KIND = Kind("case", "my_doctor.py:case", "renorm doctor --init my_doctor.py")
+_KIND = Kind("case", "my_doctor.py:case", "renorm doctor --init my_doctor.py writes an example")
 _JSON, _HTML = (".jsonl", ".json"), (".html", ".htm")
 
 
@@ -122,7 +122,7 @@ def load_case(target: str) -> Case:
     if not place or not name:
         raise ArgumentError(
             f"The target is a file or a module, a colon, and a function in it, got {target!r}. "
-            f"Give it as in {_KIND.example}; {_KIND.template} writes an example."
+            f"Give it as in {_KIND.example}; {_KIND.template}."
         )
     module = module_at(place, _KIND)
     factory = getattr(module, name, None)

@@ -1,12 +1,9 @@
 """The normalizers a comparison chooses from: each replaces the nn.BatchNorm layers of a model."""
 
-import ast
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import limits
 from renorm.conversion import convert
 from renorm.errors import ArgumentError
-from renorm.lab.names import known
+from renorm.lab.names import known, parsed, with_options
 from renorm.lab.placing import PerGroup as PerGroup
 from renorm.lab.placing import Setting as Setting
 from renorm.lab.placing import options_of, place
@@ -155,7 +152,7 @@ def find(name: str) -> Normalizer:
     Raises:
         ArgumentError: there is no such normalizer or option, or the text is no such name.
     """
-    base, options = _parsed(name)
+    base, options = parsed("normalizer", name)
     entry = NORMALIZERS[known("normalizer", [base], NORMALIZERS)[0]]
     for option in options:
         if option not in entry.options:
@@ -165,8 +162,8 @@ def find(name: str) -> Normalizer:
             )
     if not options:
         return entry
-    shown = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
-    return replace(entry, name=f"{entry.name}({shown})", apply=partial(entry.apply, **options))
+    full = with_options(entry.name, options)
+    return replace(entry, name=full, apply=partial(entry.apply, **options))
 
 
 def names(given: Iterable[str]) -> tuple[str, ...]:
@@ -177,30 +174,3 @@ def names(given: Iterable[str]) -> tuple[str, ...]:
     """
     found = tuple(dict.fromkeys(find(one).name for one in given))
     return found or known("normalizer", (), NORMALIZERS)
-
-
-def _parsed(name: str) -> tuple[str, dict[str, Any]]:
-    """The name alone, and its options, which are plain values."""
-    base, bracket, _ = name.partition("(")
-    if not bracket:
-        return name, {}
-    text = f"f({name.strip().partition('(')[2]}"
-    try:
-        call = ast.parse(text, mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or ast.unparse(call.func) != "f":
-            raise ValueError("options have names")
-        options = {str(one.arg): _value(one.value) for one in call.keywords if one.arg}
-        if len(options) < len(call.keywords):
-            raise ValueError("options have names")
-    except (SyntaxError, ValueError) as error:
-        raise ArgumentError(
-            f"Options of a normalizer are plain values by name, such as group_norm(groups=8), got "
-            f"{name!r} ({error})."
-        ) from error
-    return base, options
-
-
-def _value(node: ast.expr) -> Any:
-    """A plain value; infinity is one, as ``repr`` writes it."""
-    infinite = isinstance(node, ast.Name) and node.id == "inf"
-    return math.inf if infinite else ast.literal_eval(node)

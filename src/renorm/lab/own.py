@@ -21,7 +21,7 @@ class Kind(NamedTuple):
     Args:
         name: as in "a task".
         example: how one is named.
-        template: the command that writes an example.
+        template: where there is an example, as the end of a sentence.
     """
 
     name: str
@@ -52,7 +52,7 @@ def module_at(place: str, kind: Kind) -> ModuleType:
     if not path.is_file():
         raise ArgumentError(
             f"There is no file {place} to take a {kind.name} from. Give the path of one, as in "
-            f"{kind.example}; {kind.template} writes an example."
+            f"{kind.example}; {kind.template}."
         )
     name = f"renorm_user_{kind.name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -69,8 +69,7 @@ def module_at(place: str, kind: Kind) -> ModuleType:
 def _no_module(place: str, kind: Kind) -> str:
     return (
         f"There is no module {place} to take a {kind.name} from. Give a file, as in "
-        f"{kind.example}, or a module that can be imported from here; {kind.template} writes an "
-        "example."
+        f"{kind.example}, or a module that can be imported from here; {kind.template}."
     )
 
 

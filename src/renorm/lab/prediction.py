@@ -19,7 +19,7 @@ from renorm.measure.predicting import Progress
 CLASSES = 10
 STEPS = 1000  # that limits and momenta are set up for, which say nothing of a fresh net
 OPTIONS = ("depth", "width", "stages")
-_KIND = Kind("net", "my_net.py:MyNet", "renorm predict --help")
+_KIND = Kind("net", "my_net.py:MyNet", "a class or function in it gives the model")
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def weighted(terms: Sequence[tuple[float, str, Value]]) -> Evidence:
     """As ``contrast``, each term with a value of its own: (weight, arm, value)."""
 
     def evidence(runs: Runs) -> Estimate | None:
-        return _over_seeds(
+        return over_seeds(
             runs,
             [(arm, of) for _, arm, of in terms],
             lambda values: math.fsum(
@@ -172,7 +172,7 @@ def orders(ours: str, theirs: str, of: Value) -> Evidence:
     """``log10(ours / theirs)``, seed by seed: how many orders of magnitude a value is above."""
 
     def evidence(runs: Runs) -> Estimate | None:
-        return _over_seeds(
+        return over_seeds(
             runs, [(ours, of), (theirs, of)], lambda values: math.log10(values[0] / values[1])
         )
 
@@ -184,10 +184,19 @@ def alone(arm: str, of: Value) -> Evidence:
     return weighted([(1.0, arm, of)])
 
 
-def _over_seeds(
+def over_seeds(
     runs: Runs, terms: Sequence[tuple[str, Value]], combined: Callable[[list[float]], float]
 ) -> Estimate | None:
-    """The mean over seeds of what the values of several arms combine to."""
+    """The mean over seeds of what the values of several arms combine to.
+
+    Args:
+        runs: of the arms.
+        terms: (arm, value), in the order that ``combined`` takes them in.
+        combined: the values of one seed -> a figure.
+
+    Returns:
+        None where an arm is missing, or no seed has all values.
+    """
     arms = {arm for arm, _ in terms}
     if not arms <= runs.keys():
         return None

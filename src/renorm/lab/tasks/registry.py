@@ -25,8 +25,9 @@ from renorm.lab.tasks.classification import (
 )
 from renorm.lab.tasks.control import Control
 from renorm.lab.tasks.embedding import MetricLearning
+from renorm.lab.tasks.propagating import Propagating
 
-_KIND = Kind("task", "my_task.py:MyTask", "renorm compare --init")
+_KIND = Kind("task", "my_task.py:MyTask", "renorm compare --init writes an example")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,18 @@ TASKS = {
             "dense prediction: blood cells are found in photographs, few images in a batch",
             ("unet",),
             lambda model, folder: CellDetection(partial(data.bccd, folder), model),
+        ),
+        Entry(
+            "gaussian_vectors",
+            "fresh nets, measured by examples of 1,024 Gaussian numbers; nothing is trained",
+            ("plain", "residual"),
+            lambda model, folder: Propagating((1024,), model),
+        ),
+        Entry(
+            "gaussian_images",
+            "fresh nets, measured by Gaussian images of 16 x 16; nothing is trained",
+            ("plain", "residual"),
+            lambda model, folder: Propagating((1, 16, 16), model),
         ),
         Entry(
             "pendulum",
