@@ -49,7 +49,7 @@ def test_weights_have_he_variance() -> None:
     net = DeepNet((3, 8, 8), 4, depth=2, width=64)
     last = [m for m in net.modules() if isinstance(m, nn.Conv2d)][-1]
     # the variance of 64 * 64 * 9 values has the relative deviation sqrt(2 / 36864) = 0.007
-    assert float(last.weight.var()) == pytest.approx(2 / (64 * 9), rel=0.03)
+    assert float(last.weight.detach().var()) == pytest.approx(2 / (64 * 9), rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "evonorm_s0", "weight_norm", "none"])
