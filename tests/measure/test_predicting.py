@@ -15,13 +15,13 @@ from renorm.lab.models import DeepNet
 from renorm.measure import Prediction, Propagation, Site, predict
 from renorm.measure.prediction import predicted, ranked
 
-ONE = Prediction("one", 1, 8, 0.5, 2.0, 1.0, 1.0, 1.0, True)
+ONE = Prediction("one", 1, 8, 0.5, 2.0, 0.1, 1.0, 1.0, 1.0, True)
 
 
 def propagated(cosine: float | None, gradient: float, mean_square: float | None) -> Propagation:
     def site(kind: str, gradient: float, value: float | None) -> Site:
         norm = math.sqrt(gradient)
-        return Site("", kind, "", 0, (8, 2), 1, 1, 1, value, norm, gradient, cosine, 4.0)
+        return Site("", kind, "", 0, (8, 2), 1, 2, 1, value, norm, gradient, cosine, 4.0)
 
     weights = [site("weights", g, 1.0) for g in (7.0, gradient, 1.0, 7.0)]
     activations = [site("activation", 1.0, 1.0), site("activation", 1.0, mean_square)]
@@ -33,6 +33,7 @@ def test_means_over_draws() -> None:
     assert (found.normalizer, found.draws, found.examples, found.finite) == ("x", 2, 8, True)
     assert found.cosine == pytest.approx(0.3)
     assert found.stable_rank == 4.0
+    assert found.contrast == 1
     assert found.gradient_ratio == pytest.approx(math.sqrt(2 * 4))
     assert found.gradient_growth == pytest.approx(math.sqrt(4 * 16))
     assert found.activation_growth == pytest.approx(2)
@@ -41,7 +42,7 @@ def test_means_over_draws() -> None:
 def test_what_one_draw_does_not_tell_is_not_told() -> None:
     found = predicted("x", [propagated(0.2, 4.0, None), propagated(None, 4.0, 1.0)])
     assert (found.cosine, found.activation_growth, found.finite) == (None, None, False)
-    assert found.unstable == "activations are not finite"
+    assert found.trouble == "unstable: activations are not finite"
 
 
 @pytest.mark.parametrize(
@@ -49,14 +50,19 @@ def test_what_one_draw_does_not_tell_is_not_told() -> None:
     [
         ({}, ""),
         ({"gradient_ratio": 100.0, "activation_growth": 0.01}, ""),
-        ({"gradient_ratio": 101.0}, "gradients grow 101 times"),
-        ({"gradient_ratio": 0.009}, "gradients fade to 0.009"),
-        ({"activation_growth": 1e4}, "activations grow 10000 times"),
-        ({"gradient_ratio": None, "activation_growth": None}, ""),
+        ({"gradient_ratio": 101.0}, "unstable: gradients grow 101 times"),
+        ({"gradient_ratio": 0.009}, "unstable: gradients fade to 0.009"),
+        ({"activation_growth": 1e4}, "unstable: activations grow 10000 times"),
+        ({"contrast": 0.01}, ""),
+        (
+            {"contrast": 0.004},
+            "blind: the last layer takes nearly the same for all (contrast 0.004)",
+        ),
+        ({"gradient_ratio": None, "contrast": None, "activation_growth": None}, ""),
     ],
 )
-def test_what_is_unstable(change: dict[str, Any], words: str) -> None:
-    assert replace(ONE, **change).unstable == words
+def test_what_is_in_trouble(change: dict[str, Any], words: str) -> None:
+    assert replace(ONE, **change).trouble == words
 
 
 def test_the_ranking() -> None:
@@ -66,9 +72,10 @@ def test_the_ranking() -> None:
         replace(ONE, normalizer="untold", cosine=None),
         replace(ONE, normalizer="vanishing", cosine=0.05, activation_growth=1e-3),
         replace(ONE, normalizer="apart", cosine=0.3),
+        replace(ONE, normalizer="blind", cosine=0.2, contrast=0.001),
     ]
     names = [one.normalizer for one in ranked(nets)]
-    assert names == ["apart", "alike", "untold", "vanishing", "exploding"]
+    assert names == ["apart", "alike", "untold", "vanishing", "exploding", "blind"]
 
 
 def build(name: str) -> nn.Module:
@@ -79,7 +86,7 @@ def test_normalizers_start_from_the_same_weights_and_leave_the_generators() -> N
     weights: dict[str, list[Tensor]] = {}
 
     def watched(name: str) -> nn.Module:
-        random.random(), np.random.rand(), torch.randn(3)
+        _ = random.random(), np.random.rand(), torch.randn(3)
         net = DeepNet((16,), 3, depth=6, width=16, normalizer=name)
         weights.setdefault(name, []).append(net.head.weight.detach().clone())
         return net
@@ -126,8 +133,8 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
 
 def test_outputs_without_numbers() -> None:
     class Labels(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).argmax(1)
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).argmax(1)
 
     with pytest.raises(ArgumentError, match="no floating point numbers"):
         predict(lambda name: Labels(nn.Linear(16, 3)), ["none"], torch.randn(8, 16))

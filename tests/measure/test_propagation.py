@@ -226,6 +226,23 @@ def test_growth_is_read_off_the_hidden_layers_but_the_first() -> None:
     assert found.activation_growth == 3
 
 
+def test_the_contrast_is_what_pooling_leaves() -> None:
+    class Pooled(nn.Sequential):
+        def forward(self, input: Tensor) -> Tensor:
+            return self[0](input.relu().mean(2))
+
+    x = torch.randn(64, 6, 100, generator=torch.Generator().manual_seed(1)).double()
+    rectified = x.relu().numpy()
+    expected = rectified.mean(2).var(0).mean() / rectified.var((0, 2)).mean() * 100
+    found = propagation(Pooled(nn.Linear(6, 1)).double(), x).contrast
+    assert found == pytest.approx(expected, rel=1e-12)
+    # of 6 channels a variance of 64 means each: the deviation is sqrt(2 / 64 / 6) = 0.07
+    assert found == pytest.approx(1, abs=0.3)
+    flat = nn.Sequential(nn.ReLU(), nn.Linear(6, 1)).double()
+    assert propagation(flat, rows()).contrast == pytest.approx(1)
+    assert propagation(nn.ReLU(), rows()).contrast is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

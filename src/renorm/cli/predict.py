@@ -47,9 +47,9 @@ def predict(
 
     Fresh nets take one batch of Gaussian numbers forward, and gradients of a random linear function
     of their outputs backward. Two things are told by that: whether the net can tell examples apart
-    (if not, it learns slowly), and whether gradients grow or fade over its depth (then training is
-    unstable). They pull in different directions: groups of few channels keep examples apart, and
-    groups of many keep gradients level.
+    (if not, it learns slowly, or nothing), and whether gradients grow or fade over its depth (then
+    training is unstable). They pull in different directions: groups of few channels keep examples
+    apart, and groups of many keep gradients level.
 
     The ranking is a rule of thumb, printed below the table. It knows nothing of your data, of
     learning rates, and of what normalizers do in eval mode or with groups of few examples.
@@ -113,5 +113,5 @@ def _content(
         "model": net.name,
         "batch_size": batch_size,
         "shape": shape,
-        "predictions": [asdict(one) | {"unstable": one.unstable} for one in found],
+        "predictions": [asdict(one) | {"trouble": one.trouble} for one in found],
     }

@@ -2,7 +2,9 @@
 
 The rule is that of Lubana, Dick and Tanaka 2021 (arXiv 2106.05956) made definite: a net whose
 gradients or activations grow or fade too far over its depth trains unstably, and of the others that
-one is fastest whose penultimate activations tell examples apart best.
+one is fastest whose penultimate activations tell examples apart best. That a net learns nothing
+whose last layer takes the same for all examples is added here: so it is after instance norm and a
+mean over positions.
 """
 
 import math
@@ -13,6 +15,9 @@ from renorm.errors import ArgumentError
 from renorm.measure.propagated import Propagation
 
 MOST_GROWTH = 100.0  # of norms, over the depth of a net, either way
+# of plain nets of 3 to 20 layers on digits and on noise, those with instance norm have 0.03 to 0.04,
+# with nine others 0.14 or more
+LEAST_CONTRAST = 0.07
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Prediction:
         examples: in the batch.
         cosine: mean cosine similarity of the penultimate activations of two examples, -1 to 1.
         stable_rank: of these activations, 1 to ``examples``.
+        contrast: what pooling leaves of the differences between examples, as in ``Propagation``.
         activation_growth: root mean square of the penultimate activations over that of the first.
         gradient_ratio: gradient norm at the second layer over that at the last hidden one.
         gradient_growth: factor of the squared gradient of an element, backward through a layer.
@@ -38,25 +44,33 @@ class Prediction:
     examples: int
     cosine: float | None
     stable_rank: float | None
+    contrast: float | None
     activation_growth: float | None
     gradient_ratio: float | None
     gradient_growth: float | None
     finite: bool
 
     @property
-    def unstable(self) -> str:
-        """Why training will be unstable, in words; empty if it will not."""
+    def trouble(self) -> str:
+        """Why training will be unstable, or learn nothing, in words; empty if it will not."""
         if not self.finite:
-            return "activations are not finite"
+            return "unstable: activations are not finite"
         for what, growth in (
             ("gradients", self.gradient_ratio),
             ("activations", self.activation_growth),
         ):
             if growth is not None and growth > MOST_GROWTH:
-                return f"{what} grow {growth:.0f} times"
+                return f"unstable: {what} grow {growth:.0f} times"
             if growth is not None and growth < 1 / MOST_GROWTH:
-                return f"{what} fade to {growth:.1g}"
+                return f"unstable: {what} fade to {growth:.1g}"
+        if self.contrast is not None and self.contrast < LEAST_CONTRAST:
+            return f"blind: pooling makes all examples alike (contrast {self.contrast:.1g})"
         return ""
+
+    @property
+    def place(self) -> float:
+        """What ``ranked`` sorts by, least first: the cosine, or 1.5; in trouble 3 more."""
+        return (1.5 if self.cosine is None else self.cosine) + (3 if self.trouble else 0)
 
 
 def predicted(normalizer: str, found: Sequence[Propagation]) -> Prediction:
@@ -75,6 +89,7 @@ def predicted(normalizer: str, found: Sequence[Propagation]) -> Prediction:
         examples=found[0].examples,
         cosine=_mean([one.cosine for one in found]),
         stable_rank=_mean([one.stable_rank for one in found]),
+        contrast=_mean([one.contrast for one in found]),
         activation_growth=_geometric([None if g is None else math.sqrt(g) for g in growths]),
         gradient_ratio=_geometric([one.gradient_ratio for one in found]),
         gradient_growth=_geometric([one.gradient_growth for one in found]),
@@ -83,25 +98,22 @@ def predicted(normalizer: str, found: Sequence[Propagation]) -> Prediction:
 
 
 def ranked(predictions: Iterable[Prediction]) -> tuple[Prediction, ...]:
-    """The best first: the stable ones by their cosine similarity, then the unstable likewise.
+    """The best first: those without trouble by their cosine similarity, then the others likewise.
 
-    A net is unstable if norms of gradients or activations grow more than ``MOST_GROWTH`` times
-    over its depth, or fade to less than the inverse, or are not finite. Among the stable, and
-    among the unstable, a lower cosine similarity of the penultimate activations comes first: equal
-    activations of all examples give all of them the same gradient at the last layer, so that what
-    tells them apart is learned slowly. Nets whose similarity is not told come last.
+    A net is in trouble if norms of gradients or activations grow more than ``MOST_GROWTH`` times
+    over its depth, or fade to less than the inverse, or are not finite, or if ``contrast`` is below
+    ``LEAST_CONTRAST``. Apart from that a lower cosine similarity of the penultimate activations
+    comes first: equal activations of all examples give all of them the same gradient at the last
+    layer, so that what tells them apart is learned slowly. Nets whose similarity is not told come
+    after the others.
 
     >>> def one(name, cosine, ratio):
-    ...     return Prediction(name, 1, 32, cosine, 2.0, 1.0, ratio, 1.1, True)
+    ...     return Prediction(name, 1, 32, cosine, 2.0, 0.1, 1.0, ratio, 1.1, True)
     >>> nets = one("layer", 0.9, 1.0), one("instance", 0.2, 300.0), one("group", 0.6, 3.0)
     >>> [net.normalizer for net in ranked(nets)]
     ['group', 'layer', 'instance']
     """
-    return tuple(sorted(predictions, key=_place))
-
-
-def _place(one: Prediction) -> tuple[bool, float]:
-    return bool(one.unstable), math.inf if one.cosine is None else one.cosine
+    return tuple(sorted(predictions, key=lambda one: one.place))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,5 +1,6 @@
 """What signals and gradients did on their way through a model, without torch."""
 
+import math
 from dataclasses import dataclass
 
 KINDS = ("weights", "norm", "activation")
@@ -82,6 +83,20 @@ class Propagation:
     def stable_rank(self) -> float | None:
         """Of the penultimate activations, 1 to N."""
         return None if self.penultimate is None else self.sites[self.penultimate].stable_rank
+
+    @property
+    def contrast(self) -> float | None:
+        """What pooling leaves of the differences between examples.
+
+        Variance of what the last layer of weights takes, over that of the penultimate activations,
+        times their positions: 1 without pooling, and where a mean is over independent positions. 0
+        where all examples give that layer the same, whatever the cosine before it.
+        """
+        if self.penultimate is None:
+            return None
+        last, before = self.of("weights")[-1], self.sites[self.penultimate]
+        ratio = _ratio(last.variance_in, before.variance)
+        return None if ratio is None else ratio * math.prod(before.shape[2:])
 
     @property
     def gradient_ratio(self) -> float | None:

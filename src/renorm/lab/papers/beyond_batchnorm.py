@@ -6,8 +6,8 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 
 from renorm.lab.papers.study import Study
+from renorm.lab.tasks.propagating import prediction_of
 from renorm.measure import closed_forms
-from renorm.measure.prediction import Prediction
 from renorm.report.claims import (
     Claim,
     Evidence,
@@ -36,6 +36,7 @@ _TRAINED = {
         "cifar10", "plain(depth=20, stages=3, width=32)", "batch_norm", "iid", 0, 2000, 0.05, 64, 4
     ),
 }
+_GUESSING = math.log(10)  # cross-entropy of ten classes
 _LAYERS, _BLOCKS = 12, 8  # of the fully connected nets
 _GROUP_SIZES = {
     "1": "instance_norm",
@@ -208,10 +209,11 @@ def _of_depth() -> tuple[Claim, ...]:
 
 
 def _of_training() -> tuple[Claim, ...]:
-    grouped = [name for name in _GROUP_SIZES.values() if name in _NORMALIZERS]
+    grouped = [name for name in list(_GROUP_SIZES.values())[1:] if name in _NORMALIZERS]
     return (
         Claim(
-            "Layer norm trains more slowly than groups of 4: its training loss at the end is higher",
+            "Layer norm trains more slowly than groups of 4: by how much its last training loss is "
+            "higher",
             contrast(
                 {"trained, layer_norm": 1, "trained, group_norm(group_size=4)": -1}, _slowness
             ),
@@ -225,6 +227,8 @@ def _of_training() -> tuple[Claim, ...]:
             _agreement(grouped, figure("cosine")),
             more_than(25),
             unit="points above 50",
+            note="Groups of 2, 4, 8 and all channels. Groups of 1 are left out: the mean over "
+            "positions of what instance norm gives is nearly the same for all examples.",
         ),
         Claim(
             "The more alike examples are at first, the slower is training, over all normalizers",
@@ -293,28 +297,14 @@ def _least_step(names: Sequence[str], of: Value) -> Evidence:
 
 
 def _slowness(record: Record) -> float | None:
-    """The training loss at the end; a run that diverged has the highest there can be."""
+    """The training loss at the end, at most that of guessing, which a run that diverged has."""
     if record.error is not None:
         return None
-    return math.inf if record.loss is None else record.loss
+    return _GUESSING if record.loss is None else min(record.loss, _GUESSING)
 
 
 def _predicted_place(record: Record) -> float | None:
-    """A number that orders predictions as ``ranked`` does."""
-    if record.error is not None:
-        return None
-    found = dict(record.figures)
-    names = (
-        "cosine",
-        "stable_rank",
-        "activation_growth",
-        "gradient_ratio",
-        "gradient_growth",
-    )
-    figures = {name: found.get(name) for name in names}
-    one = Prediction("", 1, 2, **figures, finite=bool(found["finite"]))
-    cosine = 1.0 if one.cosine is None else one.cosine
-    return cosine + (2.1 if one.unstable else 0)  # more than cosines can differ
+    return None if record.error is not None else prediction_of(record).place
 
 
 def _terms(names: Sequence[str], of: Value) -> list[tuple[str, Value]]:

@@ -13,9 +13,18 @@ from renorm.lab.isolation import isolated
 from renorm.lab.normalizers import Setting
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
 from renorm.measure import Propagation, Site, propagation
-from renorm.measure.prediction import predicted
+from renorm.measure.prediction import Prediction, predicted
+from renorm.report.records import Record
 
 OUTPUTS = 10
+_SUMMARY = (
+    "cosine",
+    "stable_rank",
+    "contrast",
+    "activation_growth",
+    "gradient_ratio",
+    "gradient_growth",
+)
 
 
 class Propagating(Task):
@@ -80,20 +89,21 @@ class Propagating(Task):
         return torch.randn(plan.specification.batch_size, *self._shape)
 
 
+def prediction_of(record: Record) -> Prediction:
+    """The prediction that the figures of a run of ``Propagating`` are of."""
+    found, specification = dict(record.figures), record.specification
+    summary = {name: found.get(name) for name in _SUMMARY}
+    finite = bool(found["finite"])
+    return Prediction(
+        specification.normalizer, 1, specification.batch_size, **summary, finite=finite
+    )
+
+
 def figures_of(normalizer: str, found: Propagation) -> Iterator[tuple[str, float]]:
     """What ``Propagating`` keeps, those that are finite."""
     summary = predicted(normalizer, [found])
     yield "finite", float(summary.finite)
-    named: list[tuple[str, float | None]] = [
-        (name, getattr(summary, name))
-        for name in (
-            "cosine",
-            "stable_rank",
-            "activation_growth",
-            "gradient_ratio",
-            "gradient_growth",
-        )
-    ]
+    named: list[tuple[str, float | None]] = [(name, getattr(summary, name)) for name in _SUMMARY]
     named += [(f"cosine {i}", site.cosine) for i, site in enumerate(_activations(found), 1)]
     hidden = found.hidden
     for i, (site, after) in enumerate(pairwise(hidden[1:]), 2):
