@@ -15,8 +15,8 @@ LEGEND = (
     "rank: stable rank of these activations, of at most the examples in the batch.",
     "contrast: what pooling leaves of the differences between examples; 1 of a mean "
     "over independent positions.",
-    "activations: their size at the end over that at the first layer.",
-    "gradients: their norm at the second layer over that at the last hidden one.",
+    "forward: size of the activations at the end over that at the first layer.",
+    "backward: norm of the gradients at the second layer over that at the last hidden one.",
     "a layer: factor of the squared gradient of an element, backward through a layer.",
 )
 RULE = (
@@ -46,8 +46,8 @@ def table(predictions: Sequence[Prediction]) -> Table:
     """A row for each normalizer."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     grid.add_column("", justify="right")
-    grid.add_column("normalizer")
-    for heading in ("cosine", "rank", "contrast", "activations", "gradients", "a layer"):
+    grid.add_column("normalizer", overflow="fold")
+    for heading in ("cosine", "rank", "contrast", "forward", "backward", "a layer"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for place, one in enumerate(predictions, 1):
         figures = (
