@@ -164,7 +164,7 @@ def compare(
         path = template.write(Path())
         messages.print(f"Wrote {path}. Now: renorm compare --task {path}:MyTask")
         return DONE
-    store, page_at = Store(out), _page_of(out)
+    store, page_at = Store(out), page_of(out)
     if download:
         fetch(task, data_dir)
     grid = Grid.of(
@@ -213,7 +213,7 @@ def _executor(
         yield run_all, Site(workers=workers, memory=bound)
 
 
-def _page_of(out: Path) -> Path:
+def page_of(out: Path) -> Path:
     """Where the page goes: beside the results, never over them."""
     if out.suffix.lower() == ".html":
         raise ArgumentError(
