@@ -188,6 +188,19 @@ def test_normalizers_over_positions_are_refused_where_there_are_none(name: str) 
         task.check(training.plan(specification))
 
 
+def test_groups_of_few_channels_hold_more_than_one_value() -> None:
+    for channels, groups in ((4, 1), (2, 1), (8, 4), (6, 2), (5, 1)):
+        model = nn.Sequential(nn.Linear(3, channels), nn.BatchNorm1d(channels))
+        model = applied("group_norm", model, replace(SETTING, example=torch.zeros(2, 3)))
+        layer = model.get_submodule("1")
+        assert isinstance(layer, nn.GroupNorm)
+        assert layer.num_groups == groups
+    maps = applied("group_norm", nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    layer = maps.get_submodule("1")
+    assert isinstance(layer, nn.GroupNorm)
+    assert layer.num_groups == 4
+
+
 def test_a_norm_without_a_source_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4))
     with pytest.raises(ConversionError, match=r"2 \(torch.*BatchNorm2d\) is fed by 1, which is a"):

@@ -72,7 +72,7 @@ def place(name: str, model: nn.Module, setting: Setting, **options: Any) -> nn.M
     per group; one that acts on weights is paired with the layer before; and one that contains the
     nonlinearity takes the place of the activation too, where one directly follows. Where none
     does, as at the end of a residual branch and in a shortcut, it stands all the same, with its
-    nonlinearity, and an activation after the addition stays. Where neither is given there are
+    nonlinearity, and an activation after the addition stays. Unless they are given there are
     ``CHANNEL_GROUPS`` groups of channels, or as many of them as divide the channels.
 
     Args:
@@ -111,9 +111,15 @@ def _made(name: str, norm: _BatchNorm, dims: int, options: dict[str, Any]) -> nn
     if name in _OWN_EPS:
         del own["eps"]
     if not {"groups", "group_size"} & options.keys():
-        own["groups"] = math.gcd(CHANNEL_GROUPS, norm.num_features)
+        own["groups"] = _groups(norm.num_features, dims)
     chosen = {key: value for key, value in own.items() if key in allowed} | options
     layer: Any = normalizer(name, norm.num_features, dims=dims, **chosen)
     if norm.affine and "affine" in allowed:
         layer.weight, layer.bias = norm.weight, norm.bias
     return layer
+
+
+def _groups(channels: int, dims: int) -> int:
+    """How many groups of channels there are unless it is given: none of a single value."""
+    groups = math.gcd(CHANNEL_GROUPS, channels)
+    return 1 if dims == 0 and groups == channels else groups
