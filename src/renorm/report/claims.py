@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from renorm.report.records import Record
@@ -80,21 +80,25 @@ def _judged(claim: Claim, runs: Runs) -> Judged:
     return Judged(claim, ours, Verdict.OPEN if ours is None else claim.rule(ours))
 
 
-def more_than(bar: float = 0.0) -> Rule:
-    """The claim is that the figure is above 0, and the paper's that it reaches ``bar``.
+def more_than(bar: float = 0.0, nothing: float = 0.0) -> Rule:
+    """The claim is that the figure is above nothing, and that it reaches ``bar``.
 
-    Reproduced: 0 lies below the interval and the mean reaches the bar. Direction reproduced: 0
-    lies below the interval. Contradicted: it lies above. Otherwise, and without an interval,
-    nothing is visible.
+    Reproduced: nothing lies below the interval and the mean reaches the bar. Direction reproduced:
+    nothing lies below the interval. Contradicted: it lies above. Otherwise, and without an
+    interval, nothing is visible.
+
+    Args:
+        bar: what is claimed, or asked for.
+        nothing: the figure if there were no effect: 0 of a difference, 1 of a ratio.
 
     >>> more_than(2)(Estimate(3.0, 1.0, 3)), more_than(2)(Estimate(1.0, 0.5, 3))
     (<Verdict.REPRODUCED: 'reproduced'>, <Verdict.DIRECTION: 'direction reproduced'>)
     """
 
     def rule(ours: Estimate) -> Verdict:
-        if not ours.clear:
+        if not replace(ours, mean=ours.mean - nothing).clear:
             return Verdict.INVISIBLE
-        if ours.mean < 0:
+        if ours.mean < nothing:
             return Verdict.CONTRADICTED
         return Verdict.REPRODUCED if ours.mean >= bar else Verdict.DIRECTION
 
@@ -177,6 +181,34 @@ def orders(ours: str, theirs: str, of: Value) -> Evidence:
         )
 
     return evidence
+
+
+def times_as_fast(ours: str, theirs: str) -> Evidence:
+    """How many times as fast one arm gets to the score that the other ends with, seed by seed.
+
+    The steps of theirs over the steps that ours takes, interpolated along its curve from 0 at step
+    0; a seed in which it never gets there counts as the ratio of the lengths of both runs.
+    """
+
+    def evidence(runs: Runs) -> Estimate | None:
+        both = runs.get(ours, {}).keys() & runs.get(theirs, {}).keys()
+        found = [_speed(runs[ours][seed], runs[theirs][seed]) for seed in sorted(both)]
+        known = [one for one in found if one is not None]
+        return estimate(known) if known else None
+
+    return evidence
+
+
+def _speed(ours: Record, theirs: Record) -> float | None:
+    if theirs.score is None or not ours.curve:
+        return None
+    length, before = theirs.specification.steps, (0, 0.0)
+    for step, score in ours.curve:
+        if score >= theirs.score:
+            part = (theirs.score - before[1]) / (score - before[1]) if score > before[1] else 1.0
+            return length / (before[0] + max(part, 0.0) * (step - before[0]))
+        before = step, score
+    return length / ours.specification.steps
 
 
 def alone(arm: str, of: Value) -> Evidence:
