@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm.conversion import convert
 from renorm.conversion.pairing import pair as sources_of
 from renorm.conversion.selection import norm_layers
-from renorm.lab.activations import look, redundant
+from renorm.lab.activations import Seen, look, redundant
 from renorm.nn.normalizers import normalizer, normalizers
 from renorm.nn.normalizers.blocks import pair
 
@@ -86,12 +86,14 @@ def place(name: str, model: nn.Module, setting: Setting, **options: Any) -> nn.M
         ConversionError: there is no batch norm, or one without a source where that is needed.
     """
     entry, sites = normalizers()[name], norm_layers(model)
-    seen = look(model, [site.layer for site in sites], setting.example)
+    norms = [site.layer for site in sites]
+    unknown = any(_rank(norm) is None for norm in norms)
+    seen = look(model, norms, setting.example) if entry.activates or unknown else Seen()
     left_out = redundant(model, seen) if entry.activates else []
     sources = sources_of(model, sites, setting.example) if entry.paired else {}
 
     def replacement(norm: _BatchNorm) -> nn.Module:
-        layer = _made(name, norm, seen.dims.get(norm, 2), options)
+        layer = _made(name, norm, _rank(norm) or seen.dims.get(norm, 0), options)
         if norm in sources:
             pair(layer, sources[norm])
         group = setting.group if entry.mixes else None
@@ -117,6 +119,12 @@ def _made(name: str, norm: _BatchNorm, dims: int, options: dict[str, Any]) -> nn
     if norm.affine and "affine" in allowed:
         layer.weight, layer.bias = norm.weight, norm.bias
     return layer
+
+
+def _rank(norm: _BatchNorm) -> int | None:
+    """The number of spatial dimensions, where the class tells."""
+    ranks = ((nn.BatchNorm2d, 2), (nn.BatchNorm3d, 3))
+    return next((rank for cls, rank in ranks if isinstance(norm, cls)), None)
 
 
 def _groups(channels: int, dims: int) -> int:
