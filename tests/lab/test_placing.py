@@ -20,8 +20,6 @@ from renorm.report.records import Specification
 ACTIVATING = [name for name, entry in normalizers().items() if entry.activates]
 ON_WEIGHTS = ["weight_norm", "scaled_weight_standardization"]
 OF_GROUPS = ["variance_norm", "evonorm_b0", "lp_batch_norm", "noisy_batch_norm"]
-# norms that no activation module follows: each ends a branch or a shortcut
-BARE = {"resnet20": 9, "resnet14": 6 + 2}
 NETS = [name for name in MODELS if name != "resnet18"]  # its blocks are those of resnet14
 SHORT = Specification("digits", "convnet", "batch_norm", "iid", 0, 3, 0.1, 32, 8)
 SETTING = Setting(None, 10, torch.zeros(2, 3, 8, 8))
@@ -29,6 +27,12 @@ SETTING = Setting(None, 10, torch.zeros(2, 3, 8, 8))
 
 def count(model: nn.Module, kinds: Any) -> int:
     return sum(isinstance(module, kinds) for module in model.modules())
+
+
+def bare(model: nn.Module) -> int:
+    """Norms that no activation module follows: each ends a branch or a shortcut."""
+    named = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    return sum(name.endswith("norm2") or ".shortcut." in name for name in named)
 
 
 def applied(name: str, model: nn.Module, setting: Setting = SETTING) -> nn.Module:
@@ -42,7 +46,7 @@ def test_a_layer_that_activates_takes_the_place_of_the_activation_that_follows(
 ) -> None:
     model = MODELS[net].build((3, 8, 8), 4)
     norms = count(model, nn.BatchNorm1d | nn.BatchNorm2d)
-    followed = norms - BARE.get(net, 0)
+    followed = norms - bare(model)
     assert count(model, nn.ReLU | nn.Sigmoid) == followed
     model = applied(name, model)
     assert count(model, EvoNormS0 | WeightNorm) == norms
@@ -116,6 +120,16 @@ def test_every_normalizer_trains_three_steps(name: str, condition: str) -> None:
     assert record.loss is not None
 
 
+@pytest.mark.parametrize("name", [*ON_WEIGHTS, "lp_batch_norm"])
+def test_copies_for_other_devices_train_alike(name: str) -> None:
+    """They share the parameters, those that weights are made of included."""
+    record = training.run(replace(SHORT, normalizer=name, condition="devices"))
+    assert record.error is None
+    if name in ON_WEIGHTS:  # examples do not mix, so the copies are one net
+        alone = training.run(replace(SHORT, normalizer=name, condition="microbatch"))
+        assert record.score == pytest.approx(alone.score, abs=0.02)
+
+
 def test_a_model_is_left_as_it_was_but_for_its_layers() -> None:
     """The forward that is looked at moves nothing and draws nothing."""
     model = nn.Sequential(
@@ -186,6 +200,19 @@ def test_normalizers_over_positions_are_refused_where_there_are_none(name: str) 
     task = training.task_of(specification)
     with pytest.raises(ArgumentError, match=r"has a group of a single value|has a single one"):
         task.check(training.plan(specification))
+
+
+def test_groups_of_few_channels_hold_more_than_one_value() -> None:
+    for channels, groups in ((4, 1), (2, 1), (8, 4), (6, 2), (5, 1)):
+        model = nn.Sequential(nn.Linear(3, channels), nn.BatchNorm1d(channels))
+        model = applied("group_norm", model, replace(SETTING, example=torch.zeros(2, 3)))
+        layer = model.get_submodule("1")
+        assert isinstance(layer, nn.GroupNorm)
+        assert layer.num_groups == groups
+    maps = applied("group_norm", nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    layer = maps.get_submodule("1")
+    assert isinstance(layer, nn.GroupNorm)
+    assert layer.num_groups == 4
 
 
 def test_a_norm_without_a_source_is_named() -> None:

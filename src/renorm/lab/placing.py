@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm.conversion import convert
 from renorm.conversion.pairing import pair as sources_of
 from renorm.conversion.selection import norm_layers
-from renorm.lab.activations import look, redundant
+from renorm.lab.activations import Seen, look, redundant
 from renorm.nn.normalizers import normalizer, normalizers
 from renorm.nn.normalizers.blocks import pair
 
@@ -72,7 +72,7 @@ def place(name: str, model: nn.Module, setting: Setting, **options: Any) -> nn.M
     per group; one that acts on weights is paired with the layer before; and one that contains the
     nonlinearity takes the place of the activation too, where one directly follows. Where none
     does, as at the end of a residual branch and in a shortcut, it stands all the same, with its
-    nonlinearity, and an activation after the addition stays. Where neither is given there are
+    nonlinearity, and an activation after the addition stays. Unless they are given there are
     ``CHANNEL_GROUPS`` groups of channels, or as many of them as divide the channels.
 
     Args:
@@ -86,12 +86,14 @@ def place(name: str, model: nn.Module, setting: Setting, **options: Any) -> nn.M
         ConversionError: there is no batch norm, or one without a source where that is needed.
     """
     entry, sites = normalizers()[name], norm_layers(model)
-    seen = look(model, [site.layer for site in sites], setting.example)
+    norms = [site.layer for site in sites]
+    unknown = any(_rank(norm) is None for norm in norms)
+    seen = look(model, norms, setting.example) if entry.activates or unknown else Seen()
     left_out = redundant(model, seen) if entry.activates else []
     sources = sources_of(model, sites, setting.example) if entry.paired else {}
 
     def replacement(norm: _BatchNorm) -> nn.Module:
-        layer = _made(name, norm, seen.dims.get(norm, 2), options)
+        layer = _made(name, norm, _rank(norm) or seen.dims.get(norm, 0), options)
         if norm in sources:
             pair(layer, sources[norm])
         group = setting.group if entry.mixes else None
@@ -111,9 +113,21 @@ def _made(name: str, norm: _BatchNorm, dims: int, options: dict[str, Any]) -> nn
     if name in _OWN_EPS:
         del own["eps"]
     if not {"groups", "group_size"} & options.keys():
-        own["groups"] = math.gcd(CHANNEL_GROUPS, norm.num_features)
+        own["groups"] = _groups(norm.num_features, dims)
     chosen = {key: value for key, value in own.items() if key in allowed} | options
     layer: Any = normalizer(name, norm.num_features, dims=dims, **chosen)
     if norm.affine and "affine" in allowed:
         layer.weight, layer.bias = norm.weight, norm.bias
     return layer
+
+
+def _rank(norm: _BatchNorm) -> int | None:
+    """The number of spatial dimensions, where the class tells."""
+    ranks = ((nn.BatchNorm2d, 2), (nn.BatchNorm3d, 3))
+    return next((rank for cls, rank in ranks if isinstance(norm, cls)), None)
+
+
+def _groups(channels: int, dims: int) -> int:
+    """How many groups of channels there are unless it is given: none of a single value."""
+    groups = math.gcd(CHANNEL_GROUPS, channels)
+    return 1 if dims == 0 and groups == channels else groups

@@ -14,11 +14,11 @@ from renorm.report.claims import (
     Value,
     alone,
     between,
+    combined,
     contrast,
     figure,
     more_than,
     orders,
-    over_seeds,
 )
 from renorm.report.records import Record, Specification
 
@@ -293,7 +293,7 @@ def _least_step(names: Sequence[str], of: Value) -> Evidence:
     def least(values: list[float]) -> float:
         return min(after - before for before, after in pairwise(values))
 
-    return lambda runs: over_seeds(runs, [(name, of) for name in names], least)
+    return combined([(name, of) for name in names], least)
 
 
 def _slowness(record: Record) -> float | None:
@@ -326,7 +326,7 @@ def _agreement(names: Sequence[str], of: Value) -> Evidence:
         ]
         return 50 * sum(signs) / len(signs)
 
-    return lambda runs: over_seeds(runs, _terms(names, of), above_chance)
+    return combined(_terms(names, of), above_chance)
 
 
 def _sign(one: float, other: float) -> int:
@@ -341,7 +341,7 @@ def _holds_the_fastest(count: int) -> Evidence:
         fastest = min(range(len(found)), key=found.__getitem__)
         return 100.0 * (sorted(told).index(told[fastest]) < count)
 
-    return lambda runs: over_seeds(runs, _terms(_NORMALIZERS, _predicted_place), held)
+    return combined(_terms(_NORMALIZERS, _predicted_place), held)
 
 
 STUDY = Study(

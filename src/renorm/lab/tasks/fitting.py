@@ -168,12 +168,12 @@ def _joined(replicas: Sequence[nn.Module]) -> nn.Module:
 
 
 def _average_statistics(replicas: Sequence[nn.Module]) -> None:
-    """Give the first the mean over all of each running mean and each running variance.
+    """Give the first the mean over all of each running mean and variance, or other moment.
 
     The variance is that within devices: how much their running means differ does not enter.
     """
     for layers in zip(*(replica.modules() for replica in replicas), strict=True):
-        for name in ("running_mean", "running_var"):
+        for name in ("running_mean", "running_var", "running_moment"):
             mine = getattr(layers[0], name, None)
             if mine is not None:
                 mine.copy_(torch.stack([getattr(layer, name) for layer in layers]).mean(0))
