@@ -89,6 +89,16 @@ def test_names_with_options() -> None:
     assert models.find("vgg") is models.MODELS["vgg"]
 
 
+def test_names_of_the_nets_of_a_task() -> None:
+    nets = ("of_its_own", "plain")
+    assert models.named("of-its-own", nets) == "of_its_own"
+    assert models.named("plain(width=8, depth=2)", nets) == "plain(depth=2, width=8)"
+    with pytest.raises(ArgumentError, match="no option 'depth'; it has none"):
+        models.named("of_its_own(depth=2)", nets)
+    with pytest.raises(ArgumentError, match="There are of_its_own, plain"):
+        models.named("vgg", nets)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -21,7 +21,7 @@ EVERY = [(study, scale) for study in STUDIES.values() for scale in SCALES]
 def test_arms_are_runs_of_the_lab(study: Study, scale: str) -> None:
     for run in study.arms(scale).values():
         assert run.seed == 0
-        assert models.find(run.model, TASKS[run.task].models).name == run.model
+        assert models.named(run.model, TASKS[run.task].models) == run.model
         assert find(run.normalizer).name == run.normalizer
         CONDITIONS[run.condition].build(run.batch_size, run.group_size)
 

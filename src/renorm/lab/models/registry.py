@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -133,12 +133,8 @@ MODELS = {
 }
 
 
-def find(name: str, among: Iterable[str] = MODELS) -> Model:
-    """The net of a name, which may have options.
-
-    Args:
-        name: such as ``plain(depth=20, width=64)``.
-        among: names of the nets that will do.
+def find(name: str) -> Model:
+    """The net of a name, which may have options, such as ``plain(depth=20, width=64)``.
 
     Raises:
         ArgumentError: there is no such net or option, or the text is no such name.
@@ -147,14 +143,33 @@ def find(name: str, among: Iterable[str] = MODELS) -> Model:
     'plain(width=64)'
     """
     base, options = parsed("net", name)
-    (base,) = known("model", [base], {one: MODELS[one] for one in among})
+    (base,) = known("model", [base], MODELS)
     entry = MODELS[base]
-    unknown = [option for option in options if option not in entry.options]
-    if unknown:
-        raise ArgumentError(
-            f"The net {base!r} has no option {unknown[0]!r}; it has "
-            f"{', '.join(entry.options) or 'none'}."
-        )
+    _check_options(base, options, entry.options)
     if not options:
         return entry
     return replace(entry, name=with_options(base, options), make=partial(entry.make, **options))
+
+
+def named(name: str, among: Iterable[str]) -> str:
+    """The name of a net of a task, as records have it.
+
+    Args:
+        name: as in ``find``.
+        among: names of the nets the task can train, which may be its own.
+
+    Raises:
+        ArgumentError: as ``find``.
+    """
+    base, options = parsed("net", name)
+    (base,) = known("model", [base], dict.fromkeys(among))
+    _check_options(base, options, MODELS[base].options if base in MODELS else ())
+    return with_options(base, options)
+
+
+def _check_options(base: str, given: Iterable[str], options: Collection[str]) -> None:
+    unknown = [option for option in given if option not in options]
+    if unknown:
+        raise ArgumentError(
+            f"The net {base!r} has no option {unknown[0]!r}; it has {', '.join(options) or 'none'}."
+        )

@@ -203,7 +203,7 @@ def find(name: str, model: str | None = None) -> Reference:
         )
     (name,) = known("task", [name], TASKS)
     nets = TASKS[name].models
-    return Reference(name, models.find(model or nets[0], nets).name)
+    return Reference(name, models.named(model or nets[0], nets))
 
 
 @cache
