@@ -52,9 +52,7 @@ def test_a_verdict_on_each_claim(training: Training, capsys: pytest.CaptureFixtu
         assert part in out
     assert "Batch renorm is better with groups of 2 70.0 ± 0.0 points reproduced" in out
     count = len(study.claims("smoke"))
-    assert re.search(
-        rf"42 runs, 0\.0 minutes of processor time\. Of {count} claims: \d+ repro", out
-    )
+    assert f"42 runs, 0.0 minutes of processor time. Of {count} claims: " in out
     assert "Records: batch-renorm-smoke.jsonl\nPage: batch-renorm-smoke.html" in captured.err
     page = Path("batch-renorm-smoke.html").read_text()
     assert page.count("70.0 ± 0.0 points") >= 5
