@@ -43,7 +43,8 @@ def propagation(
 
     Modes, parameters, buffers, gradients, hooks, attributes and the random states of Python,
     NumPy and torch are afterwards bit for bit as they were, after an exception or Ctrl-C too.
-    Compiled and DDP models run uncompiled and alone.
+    Compiled and DDP models run uncompiled and alone. With a loss the gradients of all sites are in
+    memory at once, as much again as their outputs.
 
     Args:
         model: in any mode.
