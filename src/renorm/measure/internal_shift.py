@@ -184,7 +184,7 @@ def _updated(points: Points, update: Any, gradient: Tensors) -> dict[str, Tensor
     own = points.parameters
     if isinstance(update, Mapping):
         _check_names("update", [n for n in update if n not in _constant(points)], points)
-        new = {name: update[name].detach() for name in own if name in update}
+        new = {name: update[name].detach().to(own[name]) for name in own if name in update}
         for name, value in new.items():
             if value.shape != own[name].shape:
                 raise ArgumentError(

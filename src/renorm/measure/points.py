@@ -54,10 +54,15 @@ class Points:
         _check(batch, loss, mode, forward)
         self.model = unwrapped(model)
         _check_whole(self.model)
+        _check_values(self.model)
         self.parameters = {
             name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad
         }
-        _check_parameters(self.model, self.parameters)
+        if not self.parameters:
+            raise ArgumentError(
+                f"{type(self.model).__name__} has no parameter that learns, so the loss has no "
+                "gradient to look along. Set requires_grad for those that training moves."
+            )
         self._batch, self._mode = batch, mode
         self._forward, self._loss = told_forward(forward), told_loss(loss)
 
@@ -209,16 +214,11 @@ def _check_whole(model: nn.Module) -> None:
         )
 
 
-def _check_parameters(model: nn.Module, parameters: Tensors) -> None:
+def _check_values(model: nn.Module) -> None:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     missing = [name for name, t in tensors if is_lazy(t) or t.is_meta]
     if missing:
         raise ArgumentError(
             f"These have no values yet: {', '.join(missing)}. Initialize the model by a forward, "
             "or load it from the meta device, first."
-        )
-    if not parameters:
-        raise ArgumentError(
-            f"{type(model).__name__} has no parameter that learns, so the loss has no gradient to "
-            "look along. Set requires_grad for those that training moves."
         )

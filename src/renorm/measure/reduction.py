@@ -94,7 +94,7 @@ def gradient_reduction(
             "normalizes the batch by its own statistics, so there is nothing to compare. Give one "
             "in train mode, and a batch that reaches its layers."
         )
-    return tuple(GradientReduction(n, *found[n].tolist()) for n in layers if n in found)
+    return tuple(GradientReduction(n, *map(tuple, found[n].tolist())) for n in layers if n in found)
 
 
 def _takes(layer: nn.Module) -> bool:
@@ -141,6 +141,8 @@ def _watched(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[_Call]]]:
 def _sums(value: Tensor, calls: dict[str, list[_Call]]) -> dict[str, Array]:
     """For every layer (5, C), in the order of the record's entries."""
     flat = [(name, call) for name, each in calls.items() for call in each]
+    if not flat:
+        return {}
     ends = [t for _, call in flat for t in (call.x, call.y)]
     gradients = torch.autograd.grad(value, ends, allow_unused=True, materialize_grads=True)
     found: dict[str, Array] = {}
