@@ -15,7 +15,14 @@ from renorm.lab.names import known
 from renorm.lab.own import Kind, module_at, shown
 from renorm.lab.tasks.base import Task
 from renorm.lab.tasks.cells import CellDetection
-from renorm.lab.tasks.classification import Cifar10, Digits, Mnist, Table
+from renorm.lab.tasks.classification import (
+    Characters,
+    Cifar10,
+    Digits,
+    MirroredCifar10,
+    Mnist,
+    Table,
+)
 from renorm.lab.tasks.control import Control
 from renorm.lab.tasks.embedding import MetricLearning
 
@@ -56,7 +63,7 @@ class Reference:
     source: str = ""
 
 
-CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet18")
+CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet14", "resnet18")
 TASKS = {
     entry.name: entry
     for entry in (
@@ -89,15 +96,28 @@ TASKS = {
         Entry(
             "cifar10",
             "CIFAR-10, 50,000 photographs of 32 x 32, judged by 1,000 of the test images",
-            ("resnet20", "convnet", "mlp", "vgg", "resnet18"),
+            ("resnet20", "convnet", "mlp", "vgg", "resnet14", "resnet18"),
             lambda model, folder: Cifar10(partial(data.cifar10, folder), model),
+            partial(data.cifar10, download=True),
+        ),
+        Entry(
+            "mirrored_cifar10",
+            "20,000 images of CIFAR-10 and their mirror images, judged by 2,000 of the test images",
+            ("resnet14", "resnet20", "convnet", "vgg", "resnet18"),
+            lambda model, folder: MirroredCifar10(partial(data.cifar10, folder), model),
             partial(data.cifar10, download=True),
         ),
         Entry(
             "omniglot",
             "metric learning: handwritten characters, tested on some never seen",
-            ("vgg", "convnet", "resnet20", "resnet18"),
+            ("vgg", "convnet", "resnet20", "resnet14", "resnet18"),
             lambda model, folder: MetricLearning(partial(data.omniglot, folder), model),
+        ),
+        Entry(
+            "characters",
+            "Omniglot's 242 characters, 15 drawings of each to train on and 5 to be judged by",
+            CLASSIFIERS,
+            lambda model, folder: Characters(partial(data.omniglot, folder), model),
         ),
         Entry(
             "cells",
