@@ -11,7 +11,7 @@ from renorm.lab.models.convnet import ConvNet
 from renorm.lab.models.mlp import SigmoidMLP
 from renorm.lab.models.resnet import ResNet14, ResNet18, ResNet20
 from renorm.lab.models.unet import UNet
-from renorm.lab.models.vgg import VGG
+from renorm.lab.models.vgg import STAGES_A, VGG
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ MODELS = {
             "plain: six convolutions of 32 to 128 channels, pooled twice",
             lambda shape, classes: VGG(classes, shape[0]),
             least=4,
+        ),
+        Model(
+            "vgg_a",
+            "plain and deeper: eight convolutions of 16 to 128 channels, pooled four times",
+            lambda shape, classes: VGG(classes, shape[0], STAGES_A),
+            least=16,
         ),
         Model(
             "resnet20",
