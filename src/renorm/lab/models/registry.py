@@ -74,8 +74,8 @@ MODELS = {
         Model(
             "vgg_a",
             "plain and deeper: eight convolutions of 16 to 128 channels, pooled four times",
-            lambda shape, classes: VGG(classes, shape[0], STAGES_A),
-            least=16,
+            lambda shape, classes: VGG(classes, shape[0], STAGES_A, round_up=True),
+            least=4,
         ),
         Model(
             "resnet20",

@@ -17,18 +17,24 @@ class VGG(nn.Module):
         classes: length of the output.
         channels: of the input image.
         stages: channels of the convolutions of each stage.
+        round_up: whether half of an odd size is rounded up, so that a net of many stages takes
+            small images, too.
 
     Source: after Simonyan and Zisserman 2015 (arXiv 1409.1556), with norms and much smaller.
     """
 
     def __init__(
-        self, classes: int, channels: int = 3, stages: Sequence[Sequence[int]] = STAGES
+        self,
+        classes: int,
+        channels: int = 3,
+        stages: Sequence[Sequence[int]] = STAGES,
+        round_up: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inside = channels
         for stage, widths in enumerate(stages):
-            layers += [nn.MaxPool2d(2)] if stage else []
+            layers += [nn.MaxPool2d(2, ceil_mode=round_up)] if stage else []
             for width in widths:
                 layers.append(convolution(inside, width))
                 inside = width
