@@ -21,6 +21,7 @@ from renorm.lab.streams import ORDER, TEST, TEST_VIEWS, VIEWS, stream
 from renorm.lab.tasks.base import Plan
 from renorm.measure import Monitor
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm, accumulate
+from renorm.nn.normalizers.running import RunningNormalizer
 from renorm.report.records import Corrections
 
 POINTS = 10
@@ -264,7 +265,8 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | 
 def _by_batch_statistics(model: nn.Module) -> nn.Module:
     """The model in eval mode but for its normalizers: dropout is no part of the gap."""
     model.train()  # as in training: a model may keep layers in eval mode
-    norms = [m for m in model.modules() if m.training and isinstance(m, _BatchNorm | PerGroup)]
+    kinds = _BatchNorm | RunningNormalizer | PerGroup
+    norms = [m for m in model.modules() if m.training and isinstance(m, kinds)]
     model.eval()
     for norm in norms:
         norm.training = True
