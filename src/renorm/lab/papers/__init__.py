@@ -1,7 +1,7 @@
 """Studies of the papers, by name: their runs at several scales, and their claims."""
 
-from renorm.lab.papers import batch_renorm
+from renorm.lab.papers import batch_renorm, smoothness
 from renorm.lab.papers.study import SCALES as SCALES
 from renorm.lab.papers.study import Study as Study
 
-STUDIES = {study.name: study for study in (batch_renorm.STUDY,)}
+STUDIES = {study.name: study for study in (batch_renorm.STUDY, smoothness.STUDY)}

@@ -127,6 +127,10 @@ def descend(
     return Course(losses, looks.figures, None)
 
 
+def _on(device: torch.device, batches: Iterator[Batch]) -> Iterator[Batch]:
+    return ((inputs.to(device), targets.to(device)) for inputs, targets in batches)
+
+
 def _finite(model: nn.Module) -> bool:
     """Whether the gradient is, also when it is squared and summed up."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -175,7 +179,7 @@ class Smoothness(Classification):
         drawn = sampler_of(plan).batches(labels_of(problem.train), order)
         course = descend(
             model,
-            map(problem.train.batch, drawn),
+            _on(plan.ranks.device, map(problem.train.batch, drawn)),
             problem.loss,
             specification.steps,
             specification.lr,
@@ -226,11 +230,11 @@ class DeepLinear(Task):
         inputs = torch.randn(specification.batch_size, width, generator=draw)
         targets = inputs @ torch.randn(width, width, generator=draw) / math.sqrt(width)
         setting = Setting(None, specification.steps, inputs[:2])
-        model = plan.normalizer.apply(self._net(), setting)
+        model = plan.normalizer.apply(self._net(), setting).to(plan.ranks.device)
         lr = specification.lr
         course = descend(
             model,
-            repeat((inputs, targets)),
+            _on(plan.ranks.device, repeat((inputs, targets))),
             nn.functional.mse_loss,
             specification.steps,
             lr,
