@@ -70,7 +70,7 @@ class Looks:
         """Their names and values, none without a look."""
         if not self._landscapes:
             return ()
-        ranges = [high - low for low, high in (one.loss_range for one in self._landscapes)]
+        ranges = [_width(*one.loss_range) for one in self._landscapes]
         distances = [max(one.distances) for one in self._landscapes]
         shifts = [self._of_layers(looked) for looked in self._shifts]
         found = {
@@ -91,6 +91,10 @@ class Looks:
             return 0.0, 1.0
         ratios = [one.distance / one.norm for one in later]
         return median(ratios), median(one.cosine or 0.0 for one in later)
+
+
+def _width(low: float, high: float) -> float:
+    return high - low if low < math.inf else math.inf
 
 
 def descend(
