@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from renorm import BatchRenorm1d, accumulate, convert, freeze
-from renorm.measure import covariate_shift, gradient_reduction, landscape
+from renorm.measure import Monitor, covariate_shift, gradient_reduction, landscape
 from support.snapshots import everything
 
 X = torch.randn(8, 3, dtype=torch.float64)
@@ -188,3 +188,21 @@ def test_compiled_models_are_those_that_they_run(look: Look) -> None:
     before = state(model)
     assert look(compiled, loss) == look(model, loss)
     assert state(model) == before
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_monitor_sees_the_training_alone(look: Look) -> None:
+    def observed(looked: bool) -> list[Any]:
+        torch.manual_seed(3)
+        model: Any = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), BatchRenorm1d(3)).double()
+        with Monitor(model) as monitor:
+            for _ in range(3):
+                y = model(X)
+                if looked:
+                    look(model, loss)
+                y.backward(torch.randn_like(y))
+                monitor.step()
+        return [(one.step, one.layer, one.r.tolist(), one.gap) for one in monitor.observations]
+
+    assert observed(True) == observed(False)
+    assert observed(True)

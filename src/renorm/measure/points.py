@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from renorm.errors import ArgumentError
 from renorm.measure.apart import apart
+from renorm.measure.monitoring import set_aside
 from renorm.measure.passes import Forward
 from renorm.measure.quantity import number
 from renorm.measure.surveying import Loss, unwrapped
@@ -100,6 +101,7 @@ class Points:
         """
         with apart(self.model), torch.inference_mode(False), torch.enable_grad():
             _set_mode(self.model, self._mode)
+            set_aside(self.model)  # these forwards are no part of the training that they watch
             given = {**self.parameters, **(parameters or {})}
             used = {name: given[name].clone().requires_grad_() for name in self.parameters}
             buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}

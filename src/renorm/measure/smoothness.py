@@ -41,7 +41,8 @@ def landscape(
 
     Parameters, their ``grad``, buffers, modes, hooks, attributes and the random states of Python,
     NumPy and torch are afterwards bit for bit as they were, after an exception or Ctrl-C too.
-    Hooks of the model are called; what user code changes elsewhere is not undone. Compiled and
+    Hooks of the model are called, but a ``Monitor`` does not see these forwards; what user code
+    changes elsewhere is not undone. Compiled and
     DDP models run uncompiled and alone, and layers of this package share nothing with other
     processes. Cross-iteration layers begin an empty window at each point, where they are as batch
     norm. It takes a forward and a backward for each step size, and one for theta.

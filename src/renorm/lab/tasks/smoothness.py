@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice, repeat
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +16,7 @@ from renorm.lab.normalizers import Setting
 from renorm.lab.streams import ORDER, stream
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
 from renorm.lab.tasks.classification import Classification
-from renorm.lab.tasks.fitting import evaluate, judged, labels_of, normalized, sampler_of
+from renorm.lab.tasks.fitting import both_modes, evaluate, judged, labels_of, normalized, sampler_of
 from renorm.measure import covariate_shift, landscape, step_range
 from renorm.measure.records import CovariateShift, Landscape
 
@@ -189,10 +190,15 @@ class Smoothness(Classification):
             specification.lr,
             self.sizes,
         )
-        score = None
-        if course.diverged_at is None:
-            score = judged(problem, *evaluate(model, problem, plan))
-        return _outcome(course, score, specification.steps)
+        if course.diverged_at is not None:
+            return _outcome(course, None, specification.steps)
+        score = judged(problem, *evaluate(model, problem, plan))
+        modes = both_modes(model, problem, plan)
+        return replace(
+            _outcome(course, score, specification.steps),
+            train_mode_score=modes[0],
+            eval_mode_score=modes[1],
+        )
 
 
 class DeepLinear(Task):
@@ -272,8 +278,6 @@ def _outcome(course: Course, score: float | None, steps: int) -> Outcome:
         return Outcome(None, figures=course.figures, diverged_at=steps if at is None else at)
     late = course.losses[-math.ceil(steps / 10) :]
     return Outcome(
-        score,
-        score,
         score,
         loss=math.fsum(late) / len(late),
         curve=((steps, score),),
