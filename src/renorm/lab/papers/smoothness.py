@@ -35,8 +35,8 @@ _BN, _NONE = "batch norm", "none"
 _ORDERS = "orders of magnitude"
 _LOSS = "of the loss"
 _RATES = (
-    "Without norms beta settles near 2 / rate, and with batch norm it stays where it is, so the "
-    "gap is narrower at the larger rate, along the same steps."
+    "In first trials (one seed) beta was near 2 / rate without norms, 65 and 18, and about 15 with "
+    "batch norm at both rates: the gap narrows as the rate grows, along the same steps."
 )
 
 
