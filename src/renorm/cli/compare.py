@@ -60,6 +60,8 @@ def compare(
     Tasks: `digits` and `tabular` come with scikit-learn. `mnist`, `fashion_mnist`, `cifar10`,
     `omniglot` (metric learning) and `cells` (dense prediction in photographs) read files, and so
     do `mirrored_cifar10` (more images, for longer runs) and `characters` (many classes).
+    `binary_digits` and `binary_mnist` are the batch norm paper's task, in black and white.
+    `smooth_digits`, `smooth_cifar10` and `smooth_linear` keep figures of the loss landscape.
     `pendulum` is reinforcement learning. Your own: `--init` writes one to begin with.
 
     Conditions (examples that share statistics form a group; the gradient is the whole batch's):
@@ -73,6 +75,8 @@ def compare(
     - `twins`: two examples of each class in a group. `halved_twins`: the same batches, statistics
       per half a group, without the other of each class.
     - `accumulation`: as microbatch, each group in a forward of its own.
+    - `devices`: as accumulation, each group on a device of its own: the weights are shared, running
+      statistics and windows are not.
     - `pk`: group-size examples of each class, one group.
     - `sorted`: class by class; the gradient too is of one or two classes.
     - `frames`: each group is a clip of one image.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from renorm.report.records import Record
@@ -10,7 +10,23 @@ from renorm.report.statistics import Estimate, estimate
 
 Runs = Mapping[str, Mapping[int, Record]]  # arm -> seed -> record
 Value = Callable[[Record], float | None]
-Evidence = Callable[[Runs], Estimate | None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The figure that decides a claim.
+
+    Args:
+        arms: those whose runs it needs.
+        of: runs, of all these arms -> the figure, None where seeds are missing.
+    """
+
+    arms: frozenset[str]
+    of: Callable[[Runs], Estimate | None]
+
+    def __call__(self, runs: Runs) -> Estimate | None:
+        """The figure; None where arms or seeds are missing."""
+        return self.of(runs) if self.arms <= runs.keys() else None
 
 
 class Verdict(StrEnum):
@@ -80,21 +96,25 @@ def _judged(claim: Claim, runs: Runs) -> Judged:
     return Judged(claim, ours, Verdict.OPEN if ours is None else claim.rule(ours))
 
 
-def more_than(bar: float = 0.0) -> Rule:
-    """The claim is that the figure is above 0, and the paper's that it reaches ``bar``.
+def more_than(bar: float = 0.0, nothing: float = 0.0) -> Rule:
+    """The claim is that the figure is above nothing, and that it reaches ``bar``.
 
-    Reproduced: 0 lies below the interval and the mean reaches the bar. Direction reproduced: 0
-    lies below the interval. Contradicted: it lies above. Otherwise, and without an interval,
-    nothing is visible.
+    Reproduced: nothing lies below the interval and the mean reaches the bar. Direction reproduced:
+    nothing lies below the interval. Contradicted: it lies above. Otherwise, and without an
+    interval, nothing is visible.
+
+    Args:
+        bar: what is claimed, or asked for.
+        nothing: the figure if there were no effect: 0 of a difference, 1 of a ratio.
 
     >>> more_than(2)(Estimate(3.0, 1.0, 3)), more_than(2)(Estimate(1.0, 0.5, 3))
     (<Verdict.REPRODUCED: 'reproduced'>, <Verdict.DIRECTION: 'direction reproduced'>)
     """
 
     def rule(ours: Estimate) -> Verdict:
-        if not ours.clear:
+        if not replace(ours, mean=ours.mean - nothing).clear:
             return Verdict.INVISIBLE
-        if ours.mean < 0:
+        if ours.mean < nothing:
             return Verdict.CONTRADICTED
         return Verdict.REPRODUCED if ours.mean >= bar else Verdict.DIRECTION
 
@@ -155,46 +175,68 @@ def contrast(weights: Mapping[str, float], of: Value = percent) -> Evidence:
 
 def weighted(terms: Sequence[tuple[float, str, Value]]) -> Evidence:
     """As ``contrast``, each term with a value of its own: (weight, arm, value)."""
-
-    def evidence(runs: Runs) -> Estimate | None:
-        return _over_seeds(
-            runs,
-            [(arm, of) for _, arm, of in terms],
-            lambda values: math.fsum(
-                weight * value for (weight, _, _), value in zip(terms, values, strict=True)
-            ),
-        )
-
-    return evidence
+    weights = [weight for weight, _, _ in terms]
+    return combined(
+        [(arm, of) for _, arm, of in terms],
+        lambda values: math.fsum(map(math.prod, zip(weights, values, strict=True))),
+    )
 
 
 def orders(ours: str, theirs: str, of: Value) -> Evidence:
     """``log10(ours / theirs)``, seed by seed: how many orders of magnitude a value is above."""
+    return combined([(ours, of), (theirs, of)], lambda values: math.log10(values[0] / values[1]))
 
-    def evidence(runs: Runs) -> Estimate | None:
-        return _over_seeds(
-            runs, [(ours, of), (theirs, of)], lambda values: math.log10(values[0] / values[1])
-        )
 
-    return evidence
+def combined(
+    terms: Sequence[tuple[str, Value]], to_one: Callable[[list[float]], float]
+) -> Evidence:
+    """What the values of several arms come to, seed by seed, and the mean of that.
+
+    Args:
+        terms: (arm, value).
+        to_one: the values of one seed -> a number.
+    """
+
+    def of(runs: Runs) -> Estimate | None:
+        found = []
+        for seed in sorted(set.intersection(*(set(runs[arm]) for arm, _ in terms))):
+            values = [value(runs[arm][seed]) for arm, value in terms]
+            known = [one for one in values if one is not None]
+            if len(known) == len(values):
+                found.append(to_one(known))
+        return estimate(found) if found else None
+
+    return Evidence(frozenset(arm for arm, _ in terms), of)
+
+
+def times_as_fast(ours: str, theirs: str) -> Evidence:
+    """How many times as fast one arm gets to the score that the other ends with, seed by seed.
+
+    The steps of theirs over the steps that ours takes, interpolated along its curve from 0 at step
+    0; a seed in which it never gets there counts as the ratio of the lengths of both runs.
+    """
+
+    def of(runs: Runs) -> Estimate | None:
+        both = runs[ours].keys() & runs[theirs].keys()
+        found = [_speed(runs[ours][seed], runs[theirs][seed]) for seed in sorted(both)]
+        known = [one for one in found if one is not None]
+        return estimate(known) if known else None
+
+    return Evidence(frozenset((ours, theirs)), of)
+
+
+def _speed(ours: Record, theirs: Record) -> float | None:
+    if theirs.score is None or not ours.curve:
+        return None
+    length, before = theirs.specification.steps, (0, 0.0)
+    for step, score in ours.curve:
+        if score >= theirs.score:
+            part = (theirs.score - before[1]) / (score - before[1]) if score > before[1] else 1.0
+            return length / (before[0] + max(part, 0.0) * (step - before[0]))
+        before = step, score
+    return length / ours.specification.steps
 
 
 def alone(arm: str, of: Value) -> Evidence:
     """A value of one arm."""
     return weighted([(1.0, arm, of)])
-
-
-def _over_seeds(
-    runs: Runs, terms: Sequence[tuple[str, Value]], combined: Callable[[list[float]], float]
-) -> Estimate | None:
-    """The mean over seeds of what the values of several arms combine to."""
-    arms = {arm for arm, _ in terms}
-    if not arms <= runs.keys():
-        return None
-    found = []
-    for seed in sorted(set.intersection(*(set(runs[arm]) for arm in arms))):
-        values = [of(runs[arm][seed]) for arm, of in terms]
-        known = [value for value in values if value is not None]
-        if len(known) == len(values):
-            found.append(combined(known))
-    return estimate(found) if found else None

@@ -72,6 +72,12 @@ CONDITIONS = {
             accumulate=True,
         ),
         Condition(
+            "devices",
+            "batches of {batch} at random, each {group} examples on a device of their own",
+            Shuffled,
+            devices=True,
+        ),
+        Condition(
             "pk",
             "batches of {batch}, {group} examples of each class in them, one group",
             _pk,

@@ -115,6 +115,21 @@ class ResNet20(ResNet):
         super().__init__(classes, channels, (16, 32, 64), 3, Padded)
 
 
+class ResNet8(ResNet):
+    """One block a stage of 16, 32 and 64 channels, begun at a quarter of the resolution.
+
+    Args:
+        classes: length of the output.
+        channels: of the input image.
+
+    Source: He et al. 2016, section 4.2 with n = 1, behind the stem of their table 1.
+    """
+
+    def __init__(self, classes: int, channels: int = 3) -> None:
+        super().__init__(classes, channels, (16, 32, 64), 1, projection, stride=2)
+        self.stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+
+
 class ResNet14(ResNet):
     """Two blocks a stage of 16, 32 and 64 channels, begun at half the resolution: made for speed.
 

@@ -14,6 +14,7 @@ from renorm.lab.isolation import isolated
 from renorm.lab.names import known
 from renorm.lab.own import Kind, module_at, shown
 from renorm.lab.tasks.base import Task
+from renorm.lab.tasks.binary import SIGMOIDS, BinaryDigits
 from renorm.lab.tasks.cells import CellDetection
 from renorm.lab.tasks.classification import (
     Characters,
@@ -64,7 +65,7 @@ class Reference:
     source: str = ""
 
 
-CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet14", "resnet18")
+CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet8", "resnet14", "resnet18")
 TASKS = {
     entry.name: entry
     for entry in (
@@ -73,6 +74,12 @@ TASKS = {
             "scikit-learn's digits, 1,797 images of 8 x 8; nothing to download",
             CLASSIFIERS,
             lambda model, folder: Digits(data.digits, model),
+        ),
+        Entry(
+            "binary_digits",
+            "the same digits in black and white, as the batch norm paper has MNIST",
+            tuple(SIGMOIDS),
+            lambda model, folder: BinaryDigits(data.digits, model),
         ),
         Entry(
             "tabular",
@@ -85,6 +92,13 @@ TASKS = {
             "MNIST, 60,000 digits of 28 x 28, judged by 5,000 of the test images",
             CLASSIFIERS,
             lambda model, folder: Mnist(partial(data.mnist, folder), model),
+            partial(data.mnist, download=True),
+        ),
+        Entry(
+            "binary_mnist",
+            "MNIST in black and white, as the batch norm paper has it, judged by 5,000 images",
+            tuple(SIGMOIDS),
+            lambda model, folder: BinaryDigits(partial(data.mnist, folder), model),
             partial(data.mnist, download=True),
         ),
         Entry(
