@@ -21,7 +21,7 @@ from renorm.measure import covariate_shift, landscape, step_range
 from renorm.measure.records import CovariateShift, Landscape
 
 CEILING = 1e30  # of a figure: records keep no infinity
-LOOKS = 20  # along a run
+LOOKS, APART = 20, 5  # along a run, and the least steps from one to the next
 SHIFT_EVERY = 2  # looks, since a covariate shift costs a pass for each layer
 
 Batch = tuple[Tensor, Tensor]
@@ -46,9 +46,10 @@ class Looks:
 
     The figures are ``loss range``, the largest loss along the gradient less the least one;
     ``predictiveness``, the largest distance of a gradient; ``beta``, the effective smoothness;
-    and of the layers after the first ``shift``, the distance of the shifted gradient over the
-    length of the gradient, and ``shift cosine``, each the median over the layers. With ``worst``
-    before the first two names, it is the largest of all looks in place of the median.
+    and of the layers after the first ``shift``, the distance of the shifted gradient, ``relative
+    shift``, that over the length of the gradient, and ``shift cosine``, each the median over the
+    layers. With ``worst`` before the first two names, it is the largest of all looks in place of
+    the median.
 
     Args:
         sizes: step sizes along the gradient.
@@ -80,18 +81,20 @@ class Looks:
             "beta": median(one.smoothness or 0.0 for one in self._landscapes),
             "worst loss range": max(ranges),
             "worst predictiveness": max(distances),
-            "shift": median(ratio for ratio, _ in shifts),
-            "shift cosine": median(cosine for _, cosine in shifts),
+            "shift": median(distance for distance, _, _ in shifts),
+            "relative shift": median(ratio for _, ratio, _ in shifts),
+            "shift cosine": median(cosine for _, _, cosine in shifts),
         }
         return tuple((name, min(value, CEILING)) for name, value in found.items())
 
-    def _of_layers(self, looked: tuple[CovariateShift, ...]) -> tuple[float, float]:
-        """The relative distance and the cosine of the median layer, the first one left out."""
+    def _of_layers(self, looked: tuple[CovariateShift, ...]) -> tuple[float, float, float]:
+        """Distance, relative distance and cosine of the median layer, without the first one."""
         later = [one for one in looked[1:] if one.norm > 0]
         if not later:
-            return 0.0, 1.0
+            return 0.0, 0.0, 1.0
         ratios = [one.distance / one.norm for one in later]
-        return median(ratios), median(one.cosine or 0.0 for one in later)
+        cosines = [one.cosine or 0.0 for one in later]
+        return median(one.distance for one in later), median(ratios), median(cosines)
 
 
 def _width(low: float, high: float) -> float:
@@ -117,7 +120,7 @@ def descend(
         sizes: step sizes that the landscape is looked at along.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr)
-    looks, losses, every = Looks(sizes, lr), [], max(1, steps // LOOKS)
+    looks, losses, every = Looks(sizes, lr), [], max(APART, steps // LOOKS)
     model.train()
     for step, (inputs, targets) in enumerate(islice(batches, steps), start=1):
         value = loss(model(inputs), targets)
@@ -126,7 +129,7 @@ def descend(
         losses.append(value.item())
         if not (math.isfinite(losses[-1]) and _finite(model)):
             return Course(losses, looks.figures, step)
-        if step % every == 1 % every:
+        if step % every == 1:
             looks.take(model, (inputs, targets), lambda output, batch: loss(output, batch[1]))
         optimizer.step()
     return Course(losses, looks.figures, None)
@@ -145,9 +148,10 @@ def _finite(model: nn.Module) -> bool:
 class Smoothness(Classification):
     """Labelled images and a plain net, trained by SGD without momentum at a constant rate.
 
-    Twenty times along the run ``renorm.measure.landscape`` and ``covariate_shift`` look at the
-    batch of the step; ``Outcome.figures`` has what ``Looks`` makes of it. Steps along the gradient
-    are of the paper's sizes, up to 0.4, whatever the learning rate.
+    Twenty times along the run, but not more often than every fifth step,
+    ``renorm.measure.landscape`` looks at the batch of the step, and every second time
+    ``covariate_shift``; ``Outcome.figures`` has what ``Looks`` makes of it. Steps along the
+    gradient are of the paper's sizes, up to 0.4, whatever the learning rate.
 
     Args:
         images: reads the data set; called once, when they are first needed.
