@@ -179,7 +179,16 @@ def test_defaults_are_what_the_lab_has(name: str, tmp_path: Path) -> None:
     assert set(task.conditions) - {"pk"} <= CONDITIONS.keys()
 
 
-WITHOUT_FILES = {"digits", "binary_digits", "tabular", "pendulum"}
+WITHOUT_FILES = {
+    "digits",
+    "binary_digits",
+    "tabular",
+    "pendulum",
+    "smooth_digits",
+    "smooth_linear",
+    "gaussian_vectors",
+    "gaussian_images",
+}
 
 
 @pytest.mark.parametrize("name", sorted(TASKS.keys() - WITHOUT_FILES))

@@ -61,6 +61,8 @@ def compare(
     `omniglot` (metric learning) and `cells` (dense prediction in photographs) read files, and so
     do `mirrored_cifar10` (more images, for longer runs) and `characters` (many classes).
     `binary_digits` and `binary_mnist` are the batch norm paper's task, in black and white.
+    `smooth_digits`, `smooth_cifar10` and `smooth_linear` keep figures of the loss landscape,
+    `gaussian_vectors` and `gaussian_images` of fresh nets.
     `pendulum` is reinforcement learning. Your own: `--init` writes one to begin with.
 
     Conditions (examples that share statistics form a group; the gradient is the whole batch's):

@@ -213,6 +213,14 @@ class Monitor:
             self._log(self._steps, _figures(found))
 
 
+def set_aside(model: nn.Module) -> None:
+    """Take the hooks of all monitors from the layers, for whoever puts the tables of hooks back."""
+    for layer in model.modules():
+        for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook)]:
+                del hooks[key]
+
+
 def _leave(*call: Any) -> None:
     exchange.observers.clear()
 

@@ -1,4 +1,4 @@
-"""What a survey found: one record a layer and quantity, without torch.
+"""What a survey or a look at the loss found: one record a layer and quantity, without torch.
 
 Figures are numbers without a unit unless one is given. None stands for what could not be told,
 also where it would not be finite.
@@ -423,6 +423,89 @@ class FixTrial(Record):
     gains: tuple[float | None, ...]
     cost: float | None
     failure: str
+
+
+@dataclass(frozen=True)
+class Landscape(Record):
+    """The loss on one batch along the negative gradient: what ``landscape`` finds.
+
+    Args:
+        mode: ``"train"`` or ``"eval"``.
+        step_sizes: the multiples s of the gradient that the parameters are moved by.
+        loss: at the parameters themselves.
+        gradient_norm: l2 norm of the gradient there.
+        losses: after each step; infinite where it is not finite.
+        distances: l2 distance between the gradients before and after each step; infinite where
+            that after it is not finite.
+        cosines: of the angle between the two; None where one is 0 or not finite.
+        smoothness: the largest distance over the length of its step; None where the gradient is 0.
+    """
+
+    mode: str
+    step_sizes: tuple[float, ...]
+    loss: float
+    gradient_norm: float
+    losses: tuple[float, ...]
+    distances: tuple[float, ...]
+    cosines: tuple[float | None, ...]
+    smoothness: float | None
+
+    @property
+    def loss_range(self) -> tuple[float, float]:
+        """The least and the largest of the losses."""
+        return min(self.losses), max(self.losses)
+
+    @property
+    def distance_range(self) -> tuple[float, float]:
+        """The least and the largest of the distances: the predictiveness of the gradient."""
+        return min(self.distances), max(self.distances)
+
+
+@dataclass(frozen=True)
+class CovariateShift(Record):
+    """How the gradient of a layer changes as the layers before it are updated.
+
+    Args:
+        parameters: of the layer, by name.
+        norm: l2 norm of their gradient before the update.
+        shifted_norm: the same with the layers before it updated; infinite if it is not finite.
+        distance: l2 distance between the two gradients; infinite if that is not finite.
+        cosine: of the angle between them; None where one is 0 or not finite.
+    """
+
+    parameters: tuple[str, ...]
+    norm: float
+    shifted_norm: float
+    distance: float
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class GradientReduction(Record):
+    """What batch normalization takes away of the gradient of its input, per channel.
+
+    Sums over all groups of examples that are normalized apart; ``predicted`` is ``scaled - mean -
+    projection``, and equal to ``measured`` up to rounding.
+
+    Args:
+        output: squared l2 norm of the gradient of the layer's output.
+        scaled: that, times the square of the factor that the layer multiplies its input by.
+        mean: of it, what the constant direction has.
+        projection: of it, what the direction of the normalized input has.
+        measured: squared l2 norm of the gradient of the input.
+    """
+
+    output: tuple[float, ...]
+    scaled: tuple[float, ...]
+    mean: tuple[float, ...]
+    projection: tuple[float, ...]
+    measured: tuple[float, ...]
+
+    @property
+    def predicted(self) -> tuple[float, ...]:
+        """The squared l2 norm of the gradient of the input, from that of the output."""
+        parts = zip(self.scaled, self.mean, self.projection, strict=True)
+        return tuple(scaled - mean - projection for scaled, mean, projection in parts)
 
 
 @dataclass(frozen=True)

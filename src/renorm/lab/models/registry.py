@@ -14,7 +14,7 @@ from renorm.lab.models.deep import DeepNet
 from renorm.lab.models.mlp import SigmoidMLP
 from renorm.lab.models.resnet import ResNet8, ResNet14, ResNet18, ResNet20
 from renorm.lab.models.unet import UNet
-from renorm.lab.models.vgg import VGG
+from renorm.lab.models.vgg import STAGES_A, VGG
 from renorm.lab.names import known, parsed, with_options
 
 
@@ -87,6 +87,12 @@ MODELS = {
             "vgg",
             "plain: six convolutions of 32 to 128 channels, pooled twice",
             lambda shape, classes: VGG(classes, shape[0]),
+            least=4,
+        ),
+        Model(
+            "vgg_a",
+            "plain and deeper: eight convolutions of 16 to 128 channels, pooled four times",
+            lambda shape, classes: VGG(classes, shape[0], STAGES_A, round_up=True),
             least=4,
         ),
         Model(

@@ -1,8 +1,20 @@
 """Studies of the papers, by name: their runs at several scales, and their claims."""
 
-from renorm.lab.papers import batch_norm, batch_renorm, beyond_batchnorm, cross_iteration
+from renorm.lab.papers import (
+    batch_norm,
+    batch_renorm,
+    beyond_batchnorm,
+    cross_iteration,
+    smoothness,
+)
 from renorm.lab.papers.study import SCALES as SCALES
 from renorm.lab.papers.study import Study as Study
 
-_STUDIES = (batch_norm.STUDY, batch_renorm.STUDY, cross_iteration.STUDY, beyond_batchnorm.STUDY)
+_STUDIES = (
+    batch_norm.STUDY,
+    batch_renorm.STUDY,
+    cross_iteration.STUDY,
+    smoothness.STUDY,
+    beyond_batchnorm.STUDY,
+)
 STUDIES = {study.name: study for study in _STUDIES}

@@ -27,6 +27,7 @@ from renorm.lab.tasks.classification import (
 from renorm.lab.tasks.control import Control
 from renorm.lab.tasks.embedding import MetricLearning
 from renorm.lab.tasks.propagating import Propagating
+from renorm.lab.tasks.smoothness import DeepLinear, Smoothness
 
 _KIND = Kind("task", "my_task.py:MyTask", "renorm compare --init writes an example")
 
@@ -153,6 +154,25 @@ TASKS = {
             "fresh nets, measured by Gaussian images of 16 x 16; nothing is trained",
             ("plain", "residual"),
             lambda model, folder: Propagating((1, 16, 16), model),
+        ),
+        Entry(
+            "smooth_digits",
+            "the loss landscape of scikit-learn's digits along a training, in figures of each run",
+            ("convnet", "vgg"),
+            lambda model, folder: Smoothness(data.digits, model),
+        ),
+        Entry(
+            "smooth_cifar10",
+            "the loss landscape of CIFAR-10 along a training, in figures of each run",
+            ("vgg_a", "vgg"),
+            lambda model, folder: Smoothness(partial(data.cifar10, folder), model, judged=1000),
+            partial(data.cifar10, download=True),
+        ),
+        Entry(
+            "smooth_linear",
+            "the loss landscape of 25 linear layers on Gaussian data; nothing to download",
+            ("linear",),
+            lambda model, folder: DeepLinear(),
         ),
         Entry(
             "pendulum",
