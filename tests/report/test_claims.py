@@ -13,11 +13,11 @@ from renorm.report.claims import (
     between,
     contrast,
     figure,
+    gap,
     judge,
     more_than,
     orders,
     percent,
-    percent_in_train_mode,
     times_as_fast,
     weighted,
 )
@@ -58,9 +58,12 @@ def test_a_verdict_follows_from_the_interval(
 
 
 RUNS: Runs = {
-    "ours": scored(0.9, 0.8, 0.7, train_mode_score=0.5, figures=(("size", 200.0),)),
+    "ours": scored(
+        0.9, 0.8, 0.7, train_mode_score=0.7, eval_mode_score=0.4, figures=(("size", 200.0),)
+    ),
     "theirs": scored(0.5, 0.6, figures=(("size", 2.0),)),
     "diverged": scored(None, None, diverged_at=3),
+    "nothing": scored(0.5, 0.5, figures=(("size", 0.0),)),
 }
 
 
@@ -69,8 +72,9 @@ RUNS: Runs = {
     [
         (contrast({"ours": 1, "theirs": -1}), 30.0, 2),
         (contrast({"ours": 1, "theirs": -1 / 3, "diverged": -2 / 3}), 85 - 55 / 3, 2),
-        (alone("ours", percent_in_train_mode), 50.0, 3),
-        (weighted([(1, "ours", percent), (-1, "ours", percent_in_train_mode)]), 30.0, 3),
+        (alone("ours", gap), 30.0, 3),  # on the same batches: not of the score
+        (alone("diverged", gap), 0.0, 2),
+        (weighted([(1, "ours", percent), (-1, "ours", gap)]), 50.0, 3),
         (orders("ours", "theirs", figure("size")), 2.0, 2),
         (alone("diverged", percent), 0.0, 2),
     ],
@@ -88,6 +92,8 @@ def test_evidence_is_taken_seed_by_seed(evidence: Evidence, mean: float, count: 
         contrast({"ours": 1, "unknown": -1}),
         alone("theirs", lambda record: None),
         alone("ours", figure("weight")),
+        alone("theirs", gap),
+        orders("ours", "nothing", figure("size")),
         times_as_fast("ours", "unknown"),
     ],
 )
@@ -100,29 +106,51 @@ def test_a_failed_run_is_left_out() -> None:
     assert alone("arm", percent)(runs) == Estimate(50.0, None, 1)
 
 
+def curve_of(*points: tuple[int, float], steps: int = 100, **others) -> dict[int, Record]:
+    score = points[-1][1] if points else None
+    others = {"score": score, "curve": points} | others
+    return {0: Record(replace(RUN, steps=steps), **others)}
+
+
+BASELINE = curve_of((50, 0.3), (100, 0.6))
+
+
 @pytest.mark.parametrize(
-    ("curve", "times"),
+    ("ours", "times"),
     [
-        (((50, 0.4), (100, 0.8)), 100 / 75),  # 0.6 lies in the middle of the second half
-        (((50, 0.6), (100, 0.8)), 2.0),
-        (((50, 1.0), (100, 1.0)), 100 / 30),
-        (((50, 0.1), (100, 0.2)), 1.0),  # never
+        (curve_of((50, 0.4), (100, 0.8)), 100 / 75),  # 0.6 lies in the middle of the second half
+        (curve_of((50, 0.6), (100, 0.8)), 2.0),
+        (curve_of((50, 1.0), (100, 1.0)), 100 / 30),
+        (curve_of((20, 0.6), (40, 0.7), steps=40), 5.0),
+        (BASELINE, 1.0),
+        (curve_of((50, 0.1), (100, 0.2)), 0.0),  # never
+        (curve_of((20, 0.1), (40, 0.2), steps=40), 1.0),  # nothing is known of later steps
+        (curve_of((20, 0.1), steps=40, score=None, diverged_at=30), 0.0),
+        (curve_of(steps=40, diverged_at=3), 0.0),
     ],
 )
-def test_speed_is_where_the_curve_gets_to_the_others_end(
-    curve: tuple[tuple[int, float], ...], times: float
+def test_speed_is_where_the_curves_get_to_the_others_end(
+    ours: dict[int, Record], times: float
 ) -> None:
-    runs = {"ours": scored(curve[-1][1], curve=curve), "theirs": scored(0.6)}
-    found = times_as_fast("ours", "theirs")(runs)
+    found = times_as_fast("ours", "theirs")({"ours": ours, "theirs": BASELINE})
     assert found is not None
     assert found.mean == pytest.approx(times)
 
 
-def test_a_shorter_run_counts_its_own_steps() -> None:
-    short = {0: Record(replace(RUN, steps=40), score=0.9, curve=((20, 0.1), (40, 0.2)))}
-    found = times_as_fast("ours", "theirs")({"ours": short, "theirs": scored(0.6)})
-    assert found is not None
-    assert found.mean == pytest.approx(2.5)
+def test_a_run_is_as_fast_as_itself_on_a_plateau() -> None:
+    level = curve_of((20, 0.6), (40, 0.58), (100, 0.6))
+    found = times_as_fast("ours", "theirs")({"ours": level, "theirs": level})
+    assert found == Estimate(1.0, None, 1)
+
+
+@pytest.mark.parametrize("theirs", [curve_of(diverged_at=9), curve_of((100, 0.0))])
+def test_there_is_no_speed_without_a_score_to_get_to(theirs: dict[int, Record]) -> None:
+    assert times_as_fast("ours", "theirs")({"ours": BASELINE, "theirs": theirs}) is None
+
+
+def test_a_failed_run_has_no_speed() -> None:
+    failed = {0: Record(RUN, error="ValueError")}
+    assert times_as_fast("ours", "theirs")({"ours": failed, "theirs": BASELINE}) is None
 
 
 def test_a_claim_without_runs_is_open() -> None:

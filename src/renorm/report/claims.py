@@ -146,18 +146,18 @@ def between(low: float, high: float) -> Rule:
 
 def percent(record: Record) -> float | None:
     """The score in eval mode in %; 0 for a run that diverged, None for one that failed."""
-    return _percent(record, record.score)
-
-
-def percent_in_train_mode(record: Record) -> float | None:
-    """The score by batch statistics, on test batches composed as those for training, in %."""
-    return _percent(record, record.train_mode_score)
-
-
-def _percent(record: Record, score: float | None) -> float | None:
     if record.error is not None:
         return None
-    return 0.0 if score is None else 100 * score
+    return 0.0 if record.score is None else 100 * record.score
+
+
+def gap(record: Record) -> float | None:
+    """Train mode less eval mode on the same test batches, in points; 0 for a run that diverged."""
+    if record.error is not None:
+        return None
+    if record.diverged_at is not None:
+        return 0.0
+    return None if record.gap is None else 100 * record.gap
 
 
 def figure(name: str) -> Value:
@@ -183,8 +183,21 @@ def weighted(terms: Sequence[tuple[float, str, Value]]) -> Evidence:
 
 
 def orders(ours: str, theirs: str, of: Value) -> Evidence:
-    """``log10(ours / theirs)``, seed by seed: how many orders of magnitude a value is above."""
-    return combined([(ours, of), (theirs, of)], lambda values: math.log10(values[0] / values[1]))
+    """``log10(ours / theirs)``, seed by seed: how many orders of magnitude a value is above.
+
+    Seeds in which either is not above 0 are left out.
+    """
+    return weighted([(1, ours, log(of)), (-1, theirs, log(of))])
+
+
+def log(of: Value) -> Value:
+    """``log10`` of a value; None where it is not above 0."""
+
+    def found(record: Record) -> float | None:
+        value = of(record)
+        return math.log10(value) if value is not None and value > 0 else None
+
+    return found
 
 
 def combined(
@@ -212,8 +225,10 @@ def combined(
 def times_as_fast(ours: str, theirs: str) -> Evidence:
     """How many times as fast one arm gets to the score that the other ends with, seed by seed.
 
-    The steps of theirs over the steps that ours takes, interpolated along its curve from 0 at step
-    0; a seed in which it never gets there counts as the ratio of the lengths of both runs.
+    The steps that theirs takes to get there first over those of ours, both interpolated along the
+    curves, from 0 at step 0; equal runs are 1 times as fast. A seed in which ours never gets there
+    counts as 0; as 1, which says nothing, where ours has fewer steps than theirs and goes well. A
+    seed is left out where ours failed, or theirs has no score above 0.
     """
 
     def of(runs: Runs) -> Estimate | None:
@@ -226,15 +241,25 @@ def times_as_fast(ours: str, theirs: str) -> Evidence:
 
 
 def _speed(ours: Record, theirs: Record) -> float | None:
-    if theirs.score is None or not ours.curve:
+    if theirs.score is None or theirs.score <= 0 or ours.error is not None:
         return None
-    length, before = theirs.specification.steps, (0, 0.0)
-    for step, score in ours.curve:
-        if score >= theirs.score:
-            part = (theirs.score - before[1]) / (score - before[1]) if score > before[1] else 1.0
-            return length / (before[0] + max(part, 0.0) * (step - before[0]))
-        before = step, score
-    return length / ours.specification.steps
+    taken = _steps_to(theirs.score, ours)
+    if taken is None:
+        shorter = ours.specification.steps < theirs.specification.steps
+        return 1.0 if shorter and ours.diverged_at is None else 0.0
+    own = _steps_to(theirs.score, theirs)
+    return (theirs.specification.steps if own is None else own) / taken
+
+
+def _steps_to(score: float, record: Record) -> float | None:
+    """The step at which the curve gets to a score; None if it never does."""
+    before = (0, 0.0)
+    for step, found in record.curve:
+        if found >= score:
+            part = (score - before[1]) / (found - before[1]) if found > before[1] else 1.0
+            return before[0] + max(part, 0.0) * (step - before[0])
+        before = step, found
+    return None
 
 
 def alone(arm: str, of: Value) -> Evidence:
