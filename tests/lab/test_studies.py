@@ -13,6 +13,7 @@ from renorm.lab.store import Store
 from renorm.lab.tasks import TASKS
 from renorm.report.claims import Verdict
 from renorm.report.records import Record, Specification
+from renorm.report.statistics import Estimate
 
 EVERY = [(study, scale) for study in STUDIES.values() for scale in SCALES]
 
@@ -35,6 +36,34 @@ def test_a_claim_speaks_of_arms_that_are_run(study: Study, scale: str) -> None:
     for claim in study.claims(scale):
         assert claim.evidence.arms
         assert claim.evidence.arms <= study.arms(scale).keys()
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.name)
+def test_failed_runs_bear_nothing_out(study: Study) -> None:
+    failed = [Record(run, error="ValueError") for run in study.specifications("smoke", seeds=2)]
+    assert {one.verdict for one in study.judge("smoke", failed)} == {Verdict.OPEN}
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.name)
+def test_runs_that_diverge_at_once_can_be_judged(study: Study) -> None:
+    figures = (("finite", 0.0), ("gradient_ratio", 0.0), ("beta", 0.0))
+    runs = study.specifications("smoke", seeds=2)
+    study.judge("smoke", [Record(run, diverged_at=1, figures=figures) for run in runs])
+
+
+def test_the_bounds_of_a_measure_are_no_bounds_of_a_claim() -> None:
+    # an interval about 99 % may end above 100 %
+    for study in STUDIES.values():
+        for claim in study.claims("smoke"):
+            if claim.unit in ("%", "% of r", "% of d"):
+                assert claim.rule(Estimate(99.0, 2.0, 3)) is not Verdict.DIRECTION, claim.text
+                assert claim.rule(Estimate(0.01, 0.02, 3)) is not Verdict.DIRECTION, claim.text
+
+
+def test_chance_is_no_success_of_the_prediction() -> None:
+    claims = STUDIES["beyond-batchnorm"].claims("smoke")
+    (claim,) = [one for one in claims if one.text.startswith("The first three of")]
+    assert claim.rule(Estimate(25.0, 1.0, 5)) is Verdict.INVISIBLE
 
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.name)

@@ -151,7 +151,7 @@ class Smoothness(Classification):
     Twenty times along the run, but not more often than every fifth step,
     ``renorm.measure.landscape`` looks at the batch of the step, and every second time
     ``covariate_shift``; ``Outcome.figures`` has what ``Looks`` makes of it. Steps along the
-    gradient are of the paper's sizes, up to 0.4, whatever the learning rate.
+    gradient are up to 0.4 long, whatever the learning rate.
 
     Args:
         images: reads the data set; called once, when they are first needed.
