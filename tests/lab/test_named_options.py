@@ -53,6 +53,13 @@ def test_a_name_is_one_however_it_is_written(given: str, name: str) -> None:
         ("batch_nrom(groups=1)", "Did you mean 'batch_norm'"),
         ("group_norm(size=1)", "no option 'size'; it has groups"),
         ("none(size=1)", "has no option 'size'; it has none"),
+        ("cross_iteration(burn_in='x')", "'burn_in' .* is a number, .* got 'x'"),
+        ("batch_renorm(momentum='x')", "'momentum' .* is a number, .* got 'x'"),
+        ("batch_renorm(r_max=True)", "'r_max' .* is a number, such as 3.0 .* got True"),
+        ("batch_renorm(ramp='no')", "'ramp' .* is True or False, .* got 'no'"),
+        ("batch_renorm(ramp=0)", "'ramp' .* is True or False, .* got 0"),
+        ("noisy_batch_norm(n_mu=None)", "'n_mu' .* is a number, .* got None"),
+        ("cross_iteration(compensation=1)", "is a text in quotes, .* got 1"),
         ("group_norm(8)", r"plain values by name, .* got 'group_norm\(8\)'"),
         ("group_norm(groups=", "plain values by name"),
         ("group_norm(groups=open('x'))", "plain values by name"),
@@ -63,6 +70,17 @@ def test_a_name_is_one_however_it_is_written(given: str, name: str) -> None:
 def test_what_is_no_name_is_refused(given: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         find(given)
+
+
+@pytest.mark.parametrize("part", [-0.1, 2.0])
+def test_a_burn_in_is_a_part_of_the_run(part: float) -> None:
+    with pytest.raises(ArgumentError, match=r"0 to 1, got"):
+        made(f"cross_iteration(burn_in={part})")
+
+
+@pytest.mark.parametrize("name", ["batch_renorm(momentum=None)", "lp_batch_norm(momentum=None)"])
+def test_a_momentum_may_be_none(name: str) -> None:
+    assert find(name).name == name
 
 
 def test_a_grid_takes_them() -> None:

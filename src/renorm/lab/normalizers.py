@@ -1,9 +1,10 @@
 """The normalizers a comparison chooses from: each replaces the nn.BatchNorm layers of a model."""
 
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,21 +30,21 @@ class Normalizer:
             instead; it draws no random numbers.
         by_forward: whether it cannot normalize groups apart in one forward, so that each group
             has a forward of its own, as in gradient accumulation.
-        more: options that ``apply`` takes besides those it names.
+        more: options that ``apply`` takes besides those it names, with their defaults.
     """
 
     name: str
     about: str
     apply: Callable[..., nn.Module]
     by_forward: bool = False
-    more: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the options it may be given."""
+    def options(self) -> dict[str, Any]:
+        """The options it may be given, with their defaults."""
         taken = inspect.signature(self.apply).parameters.values()
-        named = [one.name for one in taken if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        return (*named[2:], *self.more)
+        named = [one for one in taken if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        return {one.name: one.default for one in named[2:]} | dict(self.more)
 
 
 def _batch_norm(model: nn.Module, setting: Setting) -> nn.Module:
@@ -86,6 +87,10 @@ def _cross_iteration(
 ) -> nn.Module:
     # a third of the run: with a tenth, one run in three went wrong at 2 examples
     # (docs/cross_iteration.md)
+    if not 0 <= burn_in <= 1:
+        raise ArgumentError(
+            f"burn_in is the part of a run that begins as batch norm, 0 to 1, got {burn_in!r}."
+        )
     return convert(
         model,
         to="cross_iteration",
@@ -154,16 +159,34 @@ def find(name: str) -> Normalizer:
     """
     base, options = parsed("normalizer", name)
     entry = NORMALIZERS[known("normalizer", [base], NORMALIZERS)[0]]
-    for option in options:
+    for option, value in options.items():
         if option not in entry.options:
             raise ArgumentError(
                 f"The normalizer {entry.name!r} has no option {option!r}; it has "
                 f"{', '.join(entry.options) or 'none'}."
             )
+        _check_kind(entry, option, value)
     if not options:
         return entry
     full = with_options(entry.name, options)
     return replace(entry, name=full, apply=partial(entry.apply, **options))
+
+
+def _check_kind(entry: Normalizer, option: str, value: Any) -> None:
+    """Refuse what is of another kind than the default, where None stands for a number."""
+    default = entry.options[option]
+    if value is None and (default is None or option == "momentum"):
+        return
+    kind, what = (int | float, "a number")
+    if isinstance(default, bool):
+        kind, what = bool, "True or False"
+    elif isinstance(default, str):
+        kind, what = str, "a text in quotes"
+    if not isinstance(value, kind) or isinstance(value, bool) != isinstance(default, bool):
+        raise ArgumentError(
+            f"The option {option!r} of {entry.name!r} is {what}, such as {default!r} where it is "
+            f"not given, got {value!r}."
+        )
 
 
 def names(given: Iterable[str]) -> tuple[str, ...]:

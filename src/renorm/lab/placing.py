@@ -60,9 +60,10 @@ class PerGroup(nn.Module):
         return torch.cat([self.norm(part) for part in x.split(self.group)])
 
 
-def options_of(name: str) -> tuple[str, ...]:
-    """What ``place`` takes for a normalizer."""
-    return tuple(option for option in normalizers()[name].options if option not in _OF_THE_MODEL)
+def options_of(name: str) -> dict[str, Any]:
+    """What ``place`` takes for a normalizer, with its defaults."""
+    options = normalizers()[name].options
+    return {key: value for key, value in options.items() if key not in _OF_THE_MODEL}
 
 
 def place(name: str, model: nn.Module, setting: Setting, **options: Any) -> nn.Module:

@@ -35,8 +35,8 @@ def located(title: str, folder: Path, places: Sequence[str], names: Sequence[str
     looked = " or ".join(str(folder / place) for place in places)
     raise DataError(
         f"{title} is not complete: there is no {names[0]} in {looked}. Give the folder that has "
-        f"{places[0]} in it by --data-dir or in the environment variable {VARIABLE} (without "
-        f"either it is {DEFAULT!r} where you are). --download fetches some data sets."
+        f"{places[0]} in it by --data-dir or in the environment variable {VARIABLE} ("
+        f"without either it is {DEFAULT!r} where you are). renorm compare --download fetches some."
     )
 
 
