@@ -97,6 +97,22 @@ def test_again_trains_nothing(training: Training, capsys: pytest.CaptureFixture[
     assert "1/2 (1 missing)" in capsys.readouterr().out
 
 
+def test_nothing_is_shown_again_without_a_file(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*SMOKE, "--out", "mistyped.jsonl", "--again"]) == cli.USAGE
+    assert "no results file mistyped.jsonl to show again" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_runs_that_all_diverged_are_told(
+    training: Training, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "run", lambda one, data=None: Record(one, diverged_at=3))
+    assert cli.main(SMOKE) == cli.DONE
+    assert "- (2 diverged)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,6 +10,7 @@ from rich.console import Console
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
 from renorm.cli.compare import WORKERS, page_of
 from renorm.cli.progress import Display
+from renorm.errors import RecordError
 from renorm.lab.experiment import finish
 from renorm.lab.names import known
 from renorm.lab.papers import SCALES, STUDIES, Study
@@ -79,7 +80,7 @@ def reproduce(
     markdown
         Write the tables to this file as Markdown, too.
     again
-        Do no runs: show what the results file has.
+        Do no runs: show what the results file has, which must be there.
     """
     (name,) = known("paper", [paper], {key.replace("-", "_"): key for key in STUDIES})
     study = STUDIES[name.replace("_", "-")]
@@ -90,6 +91,11 @@ def reproduce(
     store, wanted = Store(out), study.specifications(scale, seeds)
     interrupted = False
     if again:
+        if not out.exists():
+            raise RecordError(
+                f"There is no results file {out} to show again. Give one by --out, or leave "
+                "--again out to do the runs."
+            )
         records, warning = store.read()
     else:
         bound = memory_share(workers) if memory is None and workers > 1 else memory

@@ -17,7 +17,8 @@ class Arm:
     Args:
         name: what claims call them.
         setting: what they are, in the lab's words.
-        score: mean over seeds, as text with its unit; ``-`` without a score.
+        score: mean over the seeds that have one, as text with its unit, ``-`` without any; and how
+            many diverged.
         figures: (name, mean over seeds) of what else they measured.
         finished, wanted: runs.
         absent: what became of the others, in words; empty if there are none.
@@ -119,11 +120,11 @@ def setting(one: Specification) -> str:
 
 def _score(records: Sequence[Record]) -> str:
     scored = [(record, record.score) for record in records if record.score is not None]
-    if not scored:
-        return "-"
-    first = scored[0][0]
-    unit = unit_for(first.metric, first.percent, [score for _, score in scored])
-    shown = unit.figure(estimate([unit.shown(score) for _, score in scored]))
+    shown = "-"
+    if scored:
+        first = scored[0][0]
+        unit = unit_for(first.metric, first.percent, [score for _, score in scored])
+        shown = unit.figure(estimate([unit.shown(score) for _, score in scored]))
     diverged = sum(record.diverged_at is not None for record in records)
     return shown + (f" ({diverged} diverged)" if diverged else "")
 
