@@ -57,6 +57,14 @@ def test_all_normalizers_that_it_has_by_itself(capsys: pytest.CaptureFixture[str
     assert all(one["finite"] for one in found)
 
 
+def test_those_that_fit_a_fully_connected_net(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--depth", "4", "--width", "8", "--shape", "6", "--batch-size", "4"]
+    assert cli.main(["predict", *sizes, "--json"]) == 0
+    names = {one["normalizer"] for one in json.loads(capsys.readouterr().out)["predictions"]}
+    assert {"batch_norm", "layer_norm", "none"} < names
+    assert "instance_norm" not in names
+
+
 def test_what_is_unstable_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     deep = ["--depth", "34", "--width", "32", "--batch-size", "8"]
     arguments = ["predict", "--shape", "32", *deep, "--normalizers"]
@@ -91,6 +99,8 @@ def test_a_net_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--depth", "0"], "depth counts hidden layers"),
         (["--width", "-1"], "width counts"),
         (["--stages", "9"], "at most 5 stages"),
+        (["--depth", "100000000"], "depth is at most 10,000, got 100,000,000"),
+        (["--width", "100000"], "about 9e+11 weights, and at most 1e+09"),
         (["--normalizers", "batchnorm"], "Did you mean 'batch_norm'"),
         (["--normalizers", "group_norm(group_size=5)"], "5"),
         (["--batch-size", "1"], "at least 2 examples"),

@@ -29,6 +29,8 @@ NORMALIZERS = (
     "scaled_weight_standardization",
     "none",
 )
+# those that take statistics over the positions of one channel of one example
+OF_POSITIONS = ("instance_norm", "filter_response_norm")
 
 
 def predict(
@@ -39,7 +41,7 @@ def predict(
     stages: int | None = None,
     batch_size: int = 32,
     shape: Sizes = (3, 16, 16),
-    normalizers: Names = NORMALIZERS,
+    normalizers: Names | None = None,
     seeds: int = 1,
     json: Flag = False,
 ) -> int:
@@ -81,12 +83,16 @@ def predict(
         Of an example: channels, height and width of an image, or one number for a fully connected
         net.
     normalizers
-        Which normalizers: names as for `renorm compare`, which may have options.
+        Which normalizers: names as for `renorm compare`, which may have options. Ten without, or
+        for a fully connected net eight of them.
     seeds
         Draws of the weights that figures are means over.
     json
         Print one JSON object instead of a table.
     """
+    if normalizers is None:
+        left_out = OF_POSITIONS if len(shape) == 1 else ()
+        normalizers = tuple(name for name in NORMALIZERS if name not in left_out)
     net = net_of(model, shape, depth=depth, width=width, stages=stages)
     batch = gaussian(shape, batch_size)
     with Stages(Console(stderr=True)) as stages_shown:

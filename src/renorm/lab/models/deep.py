@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from renorm.errors import ArgumentError
 from renorm.nn.normalizers.blocks import block
 
+MOST_LAYERS = 10_000
+MOST_WEIGHTS = 10**9  # 4 GB of float32
+
 
 class DeepNet(nn.Module):
     """Layers of weights, each with a normalizer and a ReLU, the mean over positions, one layer.
@@ -33,7 +36,7 @@ class DeepNet(nn.Module):
 
     Raises:
         ArgumentError: a number out of these ranges, more stages than the image can be halved for,
-            or a normalizer that does not fit the channels.
+            a net too large to be built, or a normalizer that does not fit the channels.
 
     Source: the nets of Lubana et al. 2021 (arXiv 2106.05956) and, with residuals, of De and Smith
     2020 (arXiv 2002.10444), made of equal layers.
@@ -147,4 +150,14 @@ def _check(shape: tuple[int, ...], depth: Any, width: Any, stages: Any) -> None:
             f"A net of depth {depth} for inputs of the shape {shape} has at most {most} stages, "
             f"each of at least one layer and half the resolution of the one before, got {stages}. "
             "Give fewer stages."
+        )
+    if depth > MOST_LAYERS:
+        raise ArgumentError(f"depth is at most {MOST_LAYERS:,}, got {depth:,}. Give a smaller one.")
+    widths = [width << layer * stages // depth for layer in range(depth)]
+    weights = sum(channels**2 for channels in widths) * (9 if len(shape) == 3 else 1)
+    if weights > MOST_WEIGHTS:
+        raise ArgumentError(
+            f"A net of depth {depth:,}, width {width:,} and stages {stages} has about "
+            f"{weights:.0e} weights, and at most {MOST_WEIGHTS:.0e} are built. Give a smaller "
+            "width or depth."
         )
