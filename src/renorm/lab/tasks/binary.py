@@ -82,8 +82,8 @@ class _Watch:
     """
 
     def __init__(self, steps: int) -> None:
-        self.every = max(1, steps // TIMES)
-        self.steps = 0
+        self.total, self.every = steps, max(1, steps // TIMES)
+        self.steps = 0  # so far
         self.pool: list[Tensor] = []
         self.quantiles: list[Tensor] = []  # (3, units) each
 
@@ -100,7 +100,7 @@ class _Watch:
             self.pool.clear()
 
     def figures(self) -> list[tuple[str, float]]:
-        """``drift``, and the quantiles of unit 0; nothing after a run that broke off early."""
+        """``drift``, and the quantiles of unit 0; nothing after a run that soon broke off."""
         if len(self.quantiles) < 2:
             return []
         along = torch.stack(self.quantiles)  # (T, 3, units)
@@ -108,7 +108,7 @@ class _Watch:
         drift = (along.std(0).mean(0) / spread).median()
         found = [("drift", drift.item())] if drift.isfinite() else []
         for time, levels in enumerate(along[..., 0], start=1):
-            when = f"at {100 * time * self.every / self.steps:.0f} %"
+            when = f"at {100 * time * self.every / self.total:.0f} %"
             found += [
                 (f"quantile {percent} {when}", value.item())
                 for percent, value in zip(PERCENT, levels, strict=True)
