@@ -91,7 +91,7 @@ def reproduce(
     store, wanted = Store(out), study.specifications(scale, seeds)
     interrupted = False
     if again:
-        if not out.exists():
+        if not out.is_file():
             raise RecordError(
                 f"There is no results file {out} to show again. Give one by --out, or leave "
                 "--again out to do the runs."

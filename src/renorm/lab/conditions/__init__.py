@@ -9,7 +9,10 @@ iid           one device with room for the whole batch: the case batch norm is m
 microbatch    data-parallel training with few examples a device, each with statistics of its own
 clustered     devices whose shards are sorted: a device sees one class, all together see many
               (Ioffe 2017, section 4.3)
-two_classes   the same, milder
+two_classes   the same, milder; four_classes, milder still
+twins         batches that are put together on purpose: two examples of each class in a group
+halved_twins  the control to that: the same batches, but twins do not share statistics
+devices       as microbatch, and each device has running statistics of its own
 accumulation  a batch too large for memory, in several forwards and backwards before each step
 pk            metric learning (faces, products): pairs and triplets need several examples a class
 sorted        data read in the order of the disk, classes one after the other: the gradient, too,
