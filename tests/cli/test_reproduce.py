@@ -31,7 +31,8 @@ class Training:
         score = (0.9 if one.normalizer.startswith("batch_renorm") else 0.2) + one.seed / 1000
         corrections = (Corrections(1, 3.0, 5.0, ALL, ALL, 0.02, 0.0),)
         curve = ((one.steps // 2, score / 2), (one.steps, score))
-        return Record(one, "accuracy", True, score, score, score, 0.1, curve, corrections)
+        metric = "accuracy, copies of images"
+        return Record(one, metric, True, score, score, score, 0.1, curve, corrections)
 
 
 @pytest.fixture
@@ -58,6 +59,9 @@ def test_a_verdict_on_each_claim(training: Training, capsys: pytest.CaptureFixtu
     assert page.count("70.0 ± 0.0 points") >= 5
     assert "renorm reproduce batch-renorm --scale smoke --out batch-renorm-smoke.jsonl" in page
     table = Path("tables.md").read_text()
+    for text in (out, page, table):
+        assert "Scores: accuracy, copies of images, %." in text
+    assert "At smoke scale everything is smaller" in page
     assert (
         "| Batch renorm is better with groups of 2 |  | 70.0 ± 0.0 points | reproduced |" in table
     )

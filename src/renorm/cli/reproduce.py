@@ -126,7 +126,7 @@ def _found(
         study.name,
         study.title,
         study.source,
-        study.about,
+        study.described(scale),
         scale,
         seeds,
         study.judge(scale, records),

@@ -17,8 +17,8 @@ class Arm:
     Args:
         name: what claims call them.
         setting: what they are, in the lab's words.
-        score: mean over the seeds that have one, as text with its unit, ``-`` without any; and how
-            many diverged.
+        score: mean over the seeds that have one, as text, in % where it is a fraction, ``-``
+            without any; and how many diverged.
         figures: (name, mean over seeds) of what else they measured.
         finished, wanted: runs.
         absent: what became of the others, in words; empty if there are none.
@@ -69,6 +69,13 @@ class Reproduction:
     def minutes(self) -> float:
         """Processor time of all runs; a run that several arms share counts once."""
         return sum(one.cpu_seconds for one in self.records) / 60
+
+    @property
+    def metrics(self) -> str:
+        """What the scores of the arms are, with what must be said of the data; empty without."""
+        scored = [one for one in self.records if one.score is not None]
+        units = [unit_for(one.metric, one.percent, ()).heading for one in scored]
+        return "; ".join(dict.fromkeys(units))
 
     @property
     def summary(self) -> str:

@@ -21,6 +21,8 @@ def show(found: Reproduction, console: Console) -> None:
     console.print()
     console.print(_arms(found))
     console.print()
+    if found.metrics:
+        console.print(Text(f"Scores: {found.metrics}."))
     notes = [one.claim for one in found.judged if one.claim.note]
     for claim in notes:
         console.print(Text(f"{claim.text}: {claim.note}"))
@@ -75,6 +77,7 @@ def markdown(found: Reproduction) -> str:
             ("arm", "score", "runs"),
             [(arm.name, arm.score, f"{arm.finished}/{arm.wanted}") for arm in found.arms],
         ),
+        *(["", f"Scores: {found.metrics}."] if found.metrics else []),
     ]
     return "\n".join(lines) + "\n"
 

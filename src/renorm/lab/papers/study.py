@@ -8,6 +8,10 @@ from renorm.report.claims import Claim, Judged, Runs, judge
 from renorm.report.records import Record, Specification
 
 SCALES = ("smoke", "laptop", "gpu")
+_SMOKE = (
+    "At smoke scale everything is smaller, and scikit-learn's digits stand for all images: it "
+    "shows that the study runs, and decides little."
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Study:
         name: as it is given on the command line.
         title: of the paper.
         source: authors, year, arXiv number.
-        about: what is run, in a few sentences.
+        about: what is run at full size, in a few sentences.
         arms: scale -> name of an arm -> its run with seed 0. An arm is runs that differ in their
             seed alone; what claims speak of are arms.
         claims: scale -> claims.
@@ -32,6 +36,10 @@ class Study:
     arms: Callable[[str], Mapping[str, Specification]]
     claims: Callable[[str], tuple[Claim, ...]]
     seeds: Mapping[str, int]
+
+    def described(self, scale: str) -> str:
+        """What is run at a scale."""
+        return f"{self.about} {_SMOKE}" if scale == "smoke" else self.about
 
     def specifications(self, scale: str, seeds: int | None = None) -> tuple[Specification, ...]:
         """All runs, seed by seed, so that an interrupted study has whole seeds to judge.
