@@ -87,6 +87,8 @@ def test_a_net_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ):
         assert cli.main([*mine, f"{path}:{name}"]) == 2
         assert message in capsys.readouterr().err
+    assert cli.main(["predict", "--shape", "7", "--model", f"{path}:Net"]) == 2
+    assert "given examples of the shape (7,), raised an error" in capsys.readouterr().err
     assert cli.main([*mine, f"{path}:Net", "--depth", "3"]) == 2
     assert "A net of your own has the sizes" in capsys.readouterr().err
 

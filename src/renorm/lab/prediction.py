@@ -1,6 +1,7 @@
 """Fresh nets of the lab, or of a user, with each normalizer: how they propagate."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,8 @@ def predict(
         progress: as ``renorm.measure.predict`` takes it.
 
     Raises:
-        ArgumentError: an unknown normalizer, or one that does not fit the net.
+        ArgumentError: an unknown normalizer, one that does not fit the net, or an error of a
+            user's own net, such as for examples of another shape than it takes.
     """
     entries = {name: normalizers.find(name) for name in normalizers.names(names)}
     setting = Setting(None, STEPS, batch[:2])
@@ -94,7 +96,9 @@ def predict(
     def build(name: str) -> nn.Module:
         return entries[name].apply(net.build(), setting)
 
-    return predicted(build, entries, batch, seeds=seeds, progress=progress)
+    subject = f"The net {net.name}, given examples of the shape {tuple(batch.shape[1:])},"
+    with shown(subject) if ":" in net.name else nullcontext():
+        return predicted(build, entries, batch, seeds=seeds, progress=progress)
 
 
 def gaussian(shape: tuple[int, ...], examples: int, seed: int = 0) -> Tensor:
