@@ -79,6 +79,10 @@ def test_a_study_at_smoke_scale(study: Study, tmp_path: Path) -> None:
     assert not finish(wanted, store, execute=_refused).interrupted
 
 
+def _imagine(missing, site):
+    yield from map(imagined, missing)
+
+
 def _refused(missing, site):
     raise AssertionError(f"{len(missing)} runs are done again")
     yield
@@ -115,18 +119,22 @@ def test_what_is_interrupted_is_finished_later(tmp_path: Path) -> None:
         yield imagined(missing[1])
         raise KeyboardInterrupt
 
-    def rest(missing, site):
-        yield from map(imagined, missing)
-
     first = finish(wanted, store, execute=broken_off)
     assert first.interrupted
     assert len(first.records) == 2
     done = []
-    second = finish(wanted, store, execute=rest, progress=done.append)
+    second = finish(wanted, store, execute=_imagine, progress=done.append)
     assert not second.interrupted
     assert set(second.records) == set(wanted)
     assert done[0].done == 2
     assert len(store.path.read_text().splitlines()) == 4
+
+
+def test_a_run_that_is_asked_for_twice_is_done_once(tmp_path: Path) -> None:
+    (run, *_), store = STUDIES["batch-norm"].specifications("smoke", 1), Store(tmp_path / "runs")
+    result = finish([run, run], store, execute=_imagine)
+    assert result.wanted == (run,)
+    assert len(store.path.read_text().splitlines()) == 1
 
 
 def test_sizes_that_do_not_fit_are_refused_before_any_run() -> None:

@@ -271,7 +271,7 @@ def finish(
     As ``complete``, for runs that make no grid.
 
     Args:
-        wanted: the runs, of one process each, in the order to do them.
+        wanted: the runs, of one process each, in the order to do them; repetitions count once.
         store: read first, appended to; no other process may write to it meanwhile.
         site: where; None for this process.
         progress: called at the start and after each run.
@@ -282,10 +282,10 @@ def finish(
         RecordError: the store holds something else, cannot be written, or is being written to.
         ArgumentError: a run does not fit its data.
     """
-    site = site or Site()
+    site, wanted = site or Site(), tuple(dict.fromkeys(wanted))
     check_runs(wanted, site.data)
     found, warning = store.read()
-    result = Result(tuple(wanted), dict(found), warning=warning)
+    result = Result(wanted, dict(found), warning=warning)
     try:
         _Work(store, site, progress, execute, clock, result).do(wanted, len(wanted))
     except KeyboardInterrupt:
