@@ -10,10 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import collectives, functional, kernels
 from renorm.collectives import Group
 from renorm.errors import ArgumentError
-from renorm.kernels import Call
+from renorm.kernels import Averages, Call
 from renorm.limits import Limits, paper
-from renorm.nn import sharing
+from renorm.nn import gradient_averages, sharing
 from renorm.nn.deferral import Batch, Deferral, Pool
+from renorm.nn.gradient_averages import Backward
 from renorm.nn.inputs import by_running_statistics, check_input
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
@@ -59,8 +60,25 @@ class BatchRenorm(_BatchNorm):
             twice a layer. ``"running"``: the running statistics, by one exchange a step that
             nothing waits for; see ``renorm.distributed.sync_running``, which it needs.
         process_group: of torch.distributed, for ``sync``; None for the default one.
+        backward: what a backward pass removes from the gradient, see below.
+        backward_momentum: update rate of the averages of ``backward="moving"``, above 0 to 1.
 
-    Source: Ioffe 2017 (arXiv 1702.03275), Algorithm 1.
+    With ``backward="batch"``, the paper's, the gradient loses what a batch, or group, has in common
+    and its part along x; if a group is of one class, that is what training would need. With
+    ``backward="moving"`` it loses moving averages of the two over earlier backward passes instead::
+
+        dx = weight * r / sigma_B * (g - E[g] - z * E[g x_hat]),     g = dL/dy
+        z = (x - mu_B) / sigma_B,    x_hat = z * r + d
+
+    While the limits are (1, 0) this is the paper's, too. Every backward pass moves the averages
+    once, a second one through the same graph as well, and one repeated by activation checkpointing
+    once in all; a pass with anything not finite moves nothing. The first ones are plain averages.
+    Neither state_dict nor ``load_state_dict`` knows them, so they start anew then, which they
+    forget within 1 / backward_momentum passes; copies and pickles have them. Each process has its
+    own. There is no second derivative, nothing of torch.func, and no ``sync="batch"``.
+
+    Source: Ioffe 2017 (arXiv 1702.03275), Algorithm 1; Yan et al. 2020 (ICLR, Towards Stabilizing
+    Batch Statistics in Backward Propagation) for moving averages in backward passes.
     """
 
     limits: Schedule
@@ -68,12 +86,15 @@ class BatchRenorm(_BatchNorm):
     single: Literal["raise", "running"]
     kernel: str | None
     sync: sharing.Sync
+    backward: Backward = "batch"
+    backward_momentum: float = 0.1
     frozen: bool
     _joint_forwards: int  # with statistics of the batches of all processes
     _memory: Memory
     _held_group: collectives.Held | None
     _deferral: Deferral | None = None
     _pool: Pool | None = None
+    _averages: Averages | None = None
     _ranks: ClassVar[tuple[int, ...]] = ()
     qconfig = sharing.LostToSyncBatchNorm(
         "its limits, and batch renorm itself, would be lost. Share its statistics with "
@@ -97,6 +118,8 @@ class BatchRenorm(_BatchNorm):
         kernel: str | None = None,
         sync: sharing.Sync = None,
         process_group: Group = None,
+        backward: Backward = "batch",
+        backward_momentum: float = 0.1,
     ) -> None:
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
@@ -108,6 +131,8 @@ class BatchRenorm(_BatchNorm):
             kernel=kernel,
             sync=sync,
             process_group=process_group,
+            backward=backward,
+            backward_momentum=backward_momentum,
         )
 
     def configure(
@@ -119,6 +144,8 @@ class BatchRenorm(_BatchNorm):
         kernel: str | None = None,
         sync: sharing.Sync = None,
         process_group: Group = None,
+        backward: Backward = "batch",
+        backward_momentum: float = 0.1,
     ) -> None:
         """Set everything that this layer has and nn.BatchNorm has not.
 
@@ -132,12 +159,18 @@ class BatchRenorm(_BatchNorm):
             )
         functional.check_settings(self.momentum, self.eps, microbatch, single, kernel)
         sharing.check_settings(sync, process_group, microbatch)
+        gradient_averages.check_settings(
+            backward, backward_momentum, kernel, sync, self.track_running_stats
+        )
         self.limits = limits
         self.microbatch = microbatch
         self.single = single
         self.kernel = kernel
         self.sync = sync
         self.process_group = process_group
+        self.backward = backward
+        self.backward_momentum = backward_momentum
+        self._averages = None
         self.frozen = False
         self._leave_deferral()
         self._joint_forwards = 0
@@ -181,6 +214,11 @@ class BatchRenorm(_BatchNorm):
         if self._pool is not None:
             self._pool.clear()
 
+    def _replace_state(self) -> None:
+        """Have the statistics replaced, and the averages of gradients start anew."""
+        self._replace_statistics()
+        self._averages = None
+
     def _leave_deferral(self) -> None:
         """Update the statistics in each forward, as by default."""
         self._replace_statistics()
@@ -189,7 +227,7 @@ class BatchRenorm(_BatchNorm):
 
     def reset_running_stats(self) -> None:
         """Set the statistics to (0, 1) and their count to 0, as a new layer has them."""
-        self._replace_statistics()
+        self._replace_state()
         super().reset_running_stats()
 
     def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
@@ -197,7 +235,7 @@ class BatchRenorm(_BatchNorm):
         super()._save_to_state_dict(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self._replace_statistics()
+        self._replace_state()
         super()._load_from_state_dict(*args, **options)
 
     def _apply(self, *args: Any, **options: Any) -> Any:
@@ -223,6 +261,8 @@ class BatchRenorm(_BatchNorm):
             text += f", kernel={self.kernel!r}"
         if self.sync is not None:
             text += f", sync={self.sync!r}"
+        if self.backward != "batch":
+            text += f", backward={self.backward!r}, backward_momentum={self.backward_momentum}"
         return text + (", frozen" if self.frozen else "")
 
     @property
@@ -267,6 +307,7 @@ class BatchRenorm(_BatchNorm):
             or self.microbatch is not None
             or self.momentum is None
             or self.sync is not None
+            or self.backward != "batch"
             or self._deferral is not None
             or "weight" not in parameters  # parametrized, or replaced by a wrapper
             or "bias" not in parameters
@@ -417,7 +458,20 @@ class BatchRenorm(_BatchNorm):
             counter if isinstance(counter, Tensor) else None,
             in_place,
             group,
+            averages=self._averages_for(x) if reference is not None else None,
         )
+
+    def _averages_for(self, x: Tensor) -> Averages | None:
+        """Those of this layer's gradients, begun where they cannot go on; None if it keeps none."""
+        if self.backward == "batch":
+            return None
+        values = None if self._averages is None else self._averages.values
+        if values is None or not gradient_averages.fit(values, x):
+            begun = gradient_averages.begun(x, self.backward_momentum)
+            if torch.is_inference_mode_enabled():  # such tensors cannot be moved afterwards
+                return begun
+            self._averages = begun
+        return self._averages
 
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
         """Move the buffers to the new statistics, in place; not for a repeated forward."""
