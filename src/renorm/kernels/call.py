@@ -12,7 +12,7 @@ class Averages(NamedTuple):
     """What backward passes leave for later ones: means over values, of the gradient g = dL/dy."""
 
     values: Tensor  # (2, C): moving averages of mean(g) and mean(g x_hat), before weight and bias
-    count: Tensor  # (): backward passes so far
+    passes: Tensor  # (): backward passes so far
     momentum: float  # their update rate
 
 

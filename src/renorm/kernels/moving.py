@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from renorm.errors import ArgumentError
 from renorm.kernels.algebra import correction, updated
-from renorm.kernels.call import Averages, Call, Outcome, accumulation_dtype, finished
+from renorm.kernels.call import Call, Outcome, accumulation_dtype, finished
 
 
 class _Groups(NamedTuple):
@@ -74,7 +74,7 @@ def run(call: Call) -> Outcome:
     context = _context(groups, running_mean, running_var, call)
     averages = call.averages
     y: Any = _Normalized.apply(
-        call.x, call.weight, call.bias, call.mask, averages.values, averages.count, *context
+        call.x, call.weight, call.bias, call.mask, averages.values, averages.passes, *context
     )
     y = finished(y, call).to(call.x.dtype)
     share = groups.values * (groups.values > 1)
@@ -146,12 +146,12 @@ class _Normalized(torch.autograd.Function):
         bias: Tensor | None,
         mask: Tensor | None,
         averages: Tensor,
-        count: Tensor,
+        passes: Tensor,
         *settings: Any,
     ) -> Tensor:
-        c = _Context(*settings)
+        c = _Context._make(settings)
         ctx.size, ctx.momentum = c.size, c.momentum
-        ctx.averages, ctx.count = averages, count  # moved in place: not to be saved
+        ctx.averages, ctx.passes = averages, passes  # moved in place: not to be saved
         ctx.save_for_backward(x, weight, mask, *c[1:-1])
         factor, shift = c.r, c.d
         if weight is not None:
@@ -171,7 +171,7 @@ class _Normalized(torch.autograd.Function):
                 "backward='batch'."
             )
         x, weight, mask, *settings = ctx.saved_tensors
-        c = _Context(ctx.size, *settings, ctx.momentum)
+        c = _Context._make((ctx.size, *settings, ctx.momentum))
         z = _z(x, mask, c)
         dy = _masked(gradients[0].to(z.dtype), mask)
         divisor = c.values.clamp(min=1)
@@ -180,7 +180,7 @@ class _Normalized(torch.autograd.Function):
         dbias, dweight = (c.values * own_mean).sum(0), (c.values * own_x_hat).sum(0)
         total = c.values.sum()
         of_batch = torch.stack([dbias, dweight]) / total.clamp(min=1)
-        mean, slope = _moved(ctx.averages, ctx.count, of_batch, total, c.momentum)
+        mean, slope = _moved(ctx.averages, ctx.passes, of_batch, total, c.momentum)
         known = c.own & (c.values > 1)  # the running statistics do not depend on x
         mean = torch.where(c.own, own_mean * known, mean)
         slope = torch.where(c.own, own_slope * known, slope)
@@ -198,17 +198,17 @@ class _Normalized(torch.autograd.Function):
         )
 
 
-def _moved(averages: Tensor, count: Tensor, new: Tensor, total: Tensor, momentum: float) -> Tensor:
+def _moved(averages: Tensor, passes: Tensor, new: Tensor, total: Tensor, momentum: float) -> Tensor:
     """Move the averages in place towards the batch's, and return them.
 
     The first ones are plain averages over passes so far, until the rate has fallen to momentum.
     Without data, or with anything that is not finite, nothing moves.
     """
-    rate = (1 / (count + 1)).clamp(min=momentum)
+    rate = (1 / (passes + 1)).clamp(min=momentum)
     counted = new.isfinite().all() & (total > 0)
     moved = torch.where(counted, averages + rate * (new - averages), averages)
     averages.copy_(moved)
-    count.add_(counted)
+    passes.add_(counted)
     return moved
 
 

@@ -13,7 +13,7 @@ from renorm.errors import ArgumentError
 from renorm.kernels import Averages, Call
 from renorm.limits import Limits, paper
 from renorm.nn import gradient_averages, sharing
-from renorm.nn.deferral import Batch, Deferral, Pool
+from renorm.nn.deferral import Batch, Deferral, Pool, is_ready
 from renorm.nn.gradient_averages import Backward
 from renorm.nn.inputs import by_running_statistics, check_input
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
@@ -170,7 +170,7 @@ class BatchRenorm(_BatchNorm):
         self.process_group = process_group
         self.backward = backward
         self.backward_momentum = backward_momentum
-        self._averages = None
+        self._begin_averages()
         self.frozen = False
         self._leave_deferral()
         self._joint_forwards = 0
@@ -214,10 +214,19 @@ class BatchRenorm(_BatchNorm):
         if self._pool is not None:
             self._pool.clear()
 
+    def _begin_averages(self) -> None:
+        """Have averages where the statistics are, before code is compiled that moves them."""
+        self._averages = None
+        if is_ready(self):
+            mean: Any = self.running_mean
+            with torch.inference_mode(False):
+                self._averages_at(mean.device)
+
     def _replace_state(self) -> None:
         """Have the statistics replaced, and the averages of gradients start anew."""
         self._replace_statistics()
-        self._averages = None
+        if self._averages is not None:
+            gradient_averages.restart(self._averages)
 
     def _leave_deferral(self) -> None:
         """Update the statistics in each forward, as by default."""
@@ -240,7 +249,11 @@ class BatchRenorm(_BatchNorm):
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         self._settle()
-        return super()._apply(*args, **options)
+        super()._apply(*args, **options)
+        mean, averages = self.running_mean, self._averages
+        if averages is not None and mean is not None and mean.device != averages.values.device:
+            self._begin_averages()
+        return self
 
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
@@ -458,19 +471,18 @@ class BatchRenorm(_BatchNorm):
             counter if isinstance(counter, Tensor) else None,
             in_place,
             group,
-            averages=self._averages_for(x) if reference is not None else None,
+            averages=self._averages_at(x.device) if reference is not None else None,
         )
 
-    def _averages_for(self, x: Tensor) -> Averages | None:
-        """Those of this layer's gradients, begun where they cannot go on; None if it keeps none."""
+    def _averages_at(self, device: torch.device) -> Averages | None:
+        """Those of this layer's gradients, begun anew on another device; None if it keeps none."""
         if self.backward == "batch":
             return None
-        values = None if self._averages is None else self._averages.values
-        if values is None or not gradient_averages.fit(values, x):
-            begun = gradient_averages.begun(x, self.backward_momentum)
-            if torch.is_inference_mode_enabled():  # such tensors cannot be moved afterwards
-                return begun
-            self._averages = begun
+        if self._averages is None or self._averages.values.device != device:
+            averages = gradient_averages.begun(self, device)
+            if not torch.is_grad_enabled():  # tensors of inference mode could not be moved later
+                return averages
+            self._averages = averages
         return self._averages
 
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:

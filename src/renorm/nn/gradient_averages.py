@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from renorm.errors import ArgumentError
 from renorm.kernels import Averages, accumulation_dtype
@@ -41,13 +40,15 @@ def check_settings(
         )
 
 
-def begun(x: Tensor, momentum: float) -> Averages:
-    """Averages of nothing yet, for gradients of the normalized ``x``."""
-    dtype = accumulation_dtype(x.dtype)
-    values = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device)
-    return Averages(values, torch.zeros((), dtype=dtype, device=x.device), momentum)
+def begun(layer: Any, device: torch.device) -> Averages:
+    """Averages of nothing yet, for a layer with input on ``device``."""
+    dtype = accumulation_dtype(layer.running_mean.dtype)
+    values = torch.zeros(2, layer.num_features, dtype=dtype, device=device)
+    return Averages(values, torch.zeros((), dtype=dtype, device=device), layer.backward_momentum)
 
 
-def fit(values: Tensor, x: Tensor) -> bool:
-    """Whether averages can go on with gradients of this ``x``."""
-    return values.dtype == accumulation_dtype(x.dtype) and values.device == x.device
+def restart(averages: Averages) -> None:
+    """Have them be of nothing yet, in place."""
+    with torch.no_grad():
+        averages.values.zero_()
+        averages.passes.zero_()

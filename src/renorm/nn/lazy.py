@@ -61,6 +61,7 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
     ) -> None:
         super().initialize_parameters(input)
         self.num_features = input.shape[1]  # torch forgets it where a checkpoint came first
+        self._begin_averages()
 
 
 class LazyBatchRenorm1d(_LazyBatchRenorm, BatchRenorm1d):  # type: ignore[misc]
