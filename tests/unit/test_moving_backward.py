@@ -333,6 +333,7 @@ def test_settings_are_shown_converted_and_left_behind() -> None:
         assert isinstance(layer, BatchRenorm2d)
         assert (layer.backward, layer.backward_momentum) == ("moving", 0.2)
         assert _kept(layer)[1] == 1
+    assert "backward moving" in str(renorm.summary(model))
     renorm.to_batchnorm(model)
     assert type(model[1]) is nn.BatchNorm2d
     assert vars(model[1]).keys() == vars(nn.BatchNorm2d(4)).keys()

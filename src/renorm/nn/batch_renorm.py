@@ -483,7 +483,7 @@ class BatchRenorm(_BatchNorm):
             if not torch.is_grad_enabled():  # tensors of inference mode could not be moved later
                 return averages
             self._averages = averages
-        return self._averages
+        return self._averages._replace(momentum=self.backward_momentum)
 
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
         """Move the buffers to the new statistics, in place; not for a repeated forward."""
