@@ -81,7 +81,7 @@ def without_score() -> str:
         ("hello", "not JSON"),
         ("[1]", 'not an object with a "schema"'),
         ('{"a": 1}', 'not an object with a "schema"'),
-        (altered(schema=1), "schema is not 2"),
+        (altered(schema=1), "schema is not 3"),
         ('{"schema": 1, "kind": "Survey"}', "renorm doctor --again"),
         (altered(key="0"), "key '0' is not that of its specification"),
         (

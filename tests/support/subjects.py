@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import renorm
 from renorm import limits
 from renorm.kernels import cpu, cuda
-from renorm.nn import BatchRenorm
+from renorm.nn import BatchRenorm, NoisyBatchNorm
 from support.cases import HALF, Case, Inputs
 
 OURS = {
@@ -109,6 +109,11 @@ def _window_of_one(case: Case) -> nn.Module:
     return CROSS_ITERATION[len(case.shape)](case.shape[1], **settings(case), window=1)
 
 
+def _without_noise(case: Case) -> nn.Module:
+    given = {name: value for name, value in settings(case).items() if name != "bias"}
+    return NoisyBatchNorm(case.shape[1], **given, n_mu=0, n_sigma=1, r_mu=0, r_sigma=0)
+
+
 def _activated(case: Case) -> nn.Module:
     act = nn.ReLU() if case.relu else nn.Identity()
     cls = ACTIVATED[len(case.shape)]
@@ -164,6 +169,10 @@ BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)
 WINDOW_OF_ONE = Subject(
     "CrossIterationBatchNormNd of one", _window_of_one, renormalizes=False, takes=_plain
 )
+WITHOUT_NOISE = Subject(
+    "NoisyBatchNorm without noise", _without_noise, renormalizes=False,
+    takes=lambda case: _plain(case) and case.bias,
+)  # fmt: skip
 FUSED = Subject(
     "BatchRenormActNd", _activated, activates=True,
     takes=lambda case: (case.relu and cpu.MISSING is None) or rounded_once(case),
@@ -173,7 +182,7 @@ COMPOSED = Subject(
     takes=lambda case: case.relu and rounded_once(case),
 )  # fmt: skip
 SUBJECTS = [AUTO, CPU, CUDA, ATEN, COMPOSITE, LAZY_SUBJECT, BATCH_NORM]
-SUBJECTS += [WINDOW_OF_ONE, FUSED, COMPOSED]
+SUBJECTS += [WINDOW_OF_ONE, WITHOUT_NOISE, FUSED, COMPOSED]
 
 
 def fill(layer: Any, t: Inputs) -> Any:

@@ -10,6 +10,7 @@ from renorm.cli.compare import compare
 from renorm.cli.doctor import doctor
 from renorm.cli.env import env
 from renorm.cli.report import report
+from renorm.cli.reproduce import reproduce
 from renorm.errors import ArgumentError
 
 HELP = """Batch normalization that works on the batches people really have.
@@ -20,6 +21,7 @@ Start here:
   fails and what to use instead. A minute or two, no download.
 - `renorm doctor` measures what batch norm does to YOUR model on your batches, says what is wrong,
   and which fix helps. `renorm doctor --init my_doctor.py` writes an example to begin with.
+- `renorm reproduce` runs the experiments of a paper in small, and gives a verdict on each claim.
 - `renorm report` shows results files again, merged: tables, and a page with charts.
 - `renorm env` shows versions, devices, and which kernel each layer would use and why: put it into
   every bug report.
@@ -40,6 +42,7 @@ app = App(
 app.command(compare)
 app.command(doctor)
 app.command(report)
+app.command(reproduce)
 app.command(env)
 app.command(bench)
 

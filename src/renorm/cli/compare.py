@@ -1,6 +1,7 @@
 """``renorm compare``: train the normalizers side by side and show the difference."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -57,7 +58,9 @@ def compare(
     the same examples in the same order, with the same learning rate unless it is searched for.
 
     Tasks: `digits` and `tabular` come with scikit-learn. `mnist`, `fashion_mnist`, `cifar10`,
-    `omniglot` (metric learning) and `cells` (dense prediction in photographs) read files.
+    `omniglot` (metric learning) and `cells` (dense prediction in photographs) read files, and so
+    do `mirrored_cifar10` (more images, for longer runs) and `characters` (many classes).
+    `binary_digits` and `binary_mnist` are the batch norm paper's task, in black and white.
     `pendulum` is reinforcement learning. Your own: `--init` writes one to begin with.
 
     Conditions (examples that share statistics form a group; the gradient is the whole batch's):
@@ -67,8 +70,12 @@ def compare(
     - `clustered`: each group is of ONE class, as workers see it whose shards are sorted. The groups
       of a batch take the classes in turn, so the gradient stays balanced: 32 examples in groups
       of 4 are 8 of the 10 digits, equally. The groups are as large as in `microbatch`.
-    - `two_classes`: as clustered, with two classes a group.
+    - `two_classes`, `four_classes`: as clustered, with two or four classes a group.
+    - `twins`: two examples of each class in a group. `halved_twins`: the same batches, statistics
+      per half a group, without the other of each class.
     - `accumulation`: as microbatch, each group in a forward of its own.
+    - `devices`: as accumulation, each group on a device of its own: the weights are shared, running
+      statistics and windows are not.
     - `pk`: group-size examples of each class, one group.
     - `sorted`: class by class; the gradient too is of one or two classes.
     - `frames`: each group is a clip of one image.
@@ -76,7 +83,8 @@ def compare(
 
     Normalizers: `batch_norm` (torch's own, as the model has it, on each group), `batch_renorm`,
     `group_norm`, `layer_norm`, `cross_iteration`, `none`, and `slow_batch_norm` (batch norm with
-    an update rate of 0.01).
+    an update rate of 0.01). Options go in brackets: `"group_norm(groups=8)"`,
+    `"batch_renorm(momentum=0.1, r_max=1.5)"`, `"cross_iteration(window=16)"`.
 
     How to read the table: the score (accuracy) is what the trained net would do in use, in eval
     mode. `lead` is how far batch renorm is ahead. `gap` is how much better the same weights do on
@@ -218,7 +226,8 @@ def _page_of(out: Path) -> Path:
 def _split(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
-    return tuple(part for name in names for part in name.split(",") if part.strip())
+    # not at the commas of a normalizer's options
+    return tuple(part for name in names for part in re.split(r",(?![^(]*\))", name) if part.strip())
 
 
 def _command(grid: Grid, out: Path) -> str:

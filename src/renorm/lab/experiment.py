@@ -4,14 +4,14 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from renorm.errors import ArgumentError
+from renorm.lab import normalizers
 from renorm.lab.conditions import CONDITIONS, check_sizes
 from renorm.lab.names import known
-from renorm.lab.normalizers import NORMALIZERS
 from renorm.lab.pool import Site, run_all
 from renorm.lab.store import Store
 from renorm.lab.tasks import Reference, find
@@ -87,11 +87,8 @@ class Grid:
         return cls(reference, **settings)
 
     def __post_init__(self) -> None:
-        for name, kind, table in (
-            ("normalizers", "normalizer", NORMALIZERS),
-            ("conditions", "condition", CONDITIONS),
-        ):
-            object.__setattr__(self, name, known(kind, getattr(self, name), table))
+        object.__setattr__(self, "normalizers", normalizers.names(self.normalizers))
+        object.__setattr__(self, "conditions", known("condition", self.conditions, CONDITIONS))
         for name, least in (("seeds", 1), ("search_seeds", 1), ("ranks", 1), ("steps", 10)):
             if getattr(self, name) < least:
                 raise ArgumentError(f"{_WHAT[name]}, got {getattr(self, name)}.")
@@ -261,6 +258,43 @@ class _Work:
                 self.progress(Progress(self.done, total, pace.left(ended), record))
 
 
+def finish(
+    wanted: Sequence[Specification],
+    store: Store,
+    site: Site | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    execute: Execute = run_all,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Do those of the runs that the store lacks or that failed, and return the records of all.
+
+    As ``complete``, for runs that make no grid.
+
+    Args:
+        wanted: the runs, of one process each, in the order to do them.
+        store: read first, appended to; no other process may write to it meanwhile.
+        site: where; None for this process.
+        progress: called at the start and after each run.
+        execute: what does runs.
+        clock: seconds, for the time left.
+
+    Raises:
+        RecordError: the store holds something else, cannot be written, or is being written to.
+        ArgumentError: a run does not fit its data.
+    """
+    site = site or Site()
+    check_runs(wanted, site.data)
+    found, warning = store.read()
+    result = Result(tuple(wanted), dict(found), warning=warning)
+    try:
+        _Work(store, site, progress, execute, clock, result).do(wanted, len(wanted))
+    except KeyboardInterrupt:
+        result.interrupted = True
+    asked = set(wanted)
+    result.records = {one: record for one, record in result.records.items() if one in asked}
+    return result
+
+
 class _Pace:
     """Time left, from the runs after the first of each worker: those wait for the start-up."""
 
@@ -292,8 +326,17 @@ def check_fit(grid: Grid) -> None:
             "has a training loop of its own. Start it without torchrun; --workers trains several "
             "runs at a time."
         )
-    wanted = (*grid.specifications(), *grid.search())  # data are split only once they are checked
-    firsts = {(one.condition, one.normalizer, one.split): one for one in wanted}
+    # data are split only once they are checked
+    check_runs((*grid.specifications(), *grid.search()), grid.data)
+
+
+def check_runs(wanted: Sequence[Specification], data: Path | None) -> None:
+    """Ask the task of each run, seeds and rates apart, whether it can make its batches.
+
+    Raises:
+        ArgumentError: as the task says it.
+    """
+    firsts = {replace(one, seed=0, lr=0.0): one for one in reversed(wanted)}
     for specification in firsts.values():
-        with users_code(grid.task.name):
-            task_of(specification, grid.data).check(plan(specification))
+        with users_code(specification.task):
+            task_of(specification, data).check(plan(specification))

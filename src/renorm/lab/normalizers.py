@@ -1,8 +1,12 @@
 """The normalizers a comparison chooses from: each replaces the nn.BatchNorm layers of a model."""
 
+import ast
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm import limits
 from renorm.conversion import convert
+from renorm.errors import ArgumentError
+from renorm.lab.names import known
 
 CHANNEL_GROUPS = 4
 
@@ -36,16 +42,21 @@ class Normalizer:
     Args:
         name: as it is given on the command line and stored in records.
         about: one line for the help.
-        apply: (model with nn.BatchNorm layers, setting) -> model with this normalizer instead;
-            it draws no random numbers.
+        apply: (model with nn.BatchNorm layers, setting, **options) -> model with this normalizer
+            instead; it draws no random numbers.
         by_forward: whether it cannot normalize groups apart in one forward, so that each group
             has a forward of its own, as in gradient accumulation.
     """
 
     name: str
     about: str
-    apply: Callable[[nn.Module, Setting], nn.Module]
+    apply: Callable[..., nn.Module]
     by_forward: bool = False
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options it may be given."""
+        return tuple(inspect.signature(self.apply).parameters)[2:]
 
 
 class PerGroup(nn.Module):
@@ -83,22 +94,46 @@ def _slow_batch_norm(model: nn.Module, setting: Setting) -> nn.Module:
     return _batch_norm(model, setting)
 
 
-def _batch_renorm(model: nn.Module, setting: Setting) -> nn.Module:
+def _batch_renorm(
+    model: nn.Module,
+    setting: Setting,
+    momentum: float | None = None,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    ramp: bool = True,
+) -> nn.Module:
     # running statistics settle in 3 / momentum updates, which must be a small part of the run
-    momentum = min(0.1, max(0.01, 10 / setting.steps))
-    schedule = limits.over(setting.steps)
+    momentum = min(0.1, max(0.01, 10 / setting.steps)) if momentum is None else momentum
+    schedule = limits.fixed(r_max, d_max)
+    if ramp:
+        paper = limits.over(setting.steps)
+        schedule = limits.Limits(
+            replace(paper.r_max, high=float(r_max)), replace(paper.d_max, high=float(d_max))
+        )
     return convert(model, momentum=momentum, limits=schedule, microbatch=setting.group)
 
 
-def _cross_iteration(model: nn.Module, setting: Setting) -> nn.Module:
+def _cross_iteration(
+    model: nn.Module,
+    setting: Setting,
+    window: int = 8,
+    burn_in: float = 1 / 3,
+    compensation: str = "first_order",
+) -> nn.Module:
     # a third of the run: with a tenth, one run in three went wrong at 2 examples
     # (docs/cross_iteration.md)
-    burn_in = setting.steps // 3
-    return convert(model, to="cross_iteration", example=setting.example, burn_in=burn_in)
+    return convert(
+        model,
+        to="cross_iteration",
+        example=setting.example,
+        window=window,
+        burn_in=int(burn_in * setting.steps),
+        compensation=compensation,
+    )
 
 
-def _group_norm(model: nn.Module, setting: Setting) -> nn.Module:
-    return convert(model, to=lambda norm: _of_groups(norm, CHANNEL_GROUPS))
+def _group_norm(model: nn.Module, setting: Setting, groups: int = CHANNEL_GROUPS) -> nn.Module:
+    return convert(model, to=lambda norm: _of_groups(norm, groups))
 
 
 def _layer_norm(model: nn.Module, setting: Setting) -> nn.Module:
@@ -150,3 +185,57 @@ NORMALIZERS = {
         ),
     )
 }
+
+
+def find(name: str) -> Normalizer:
+    """The normalizer of a name, which may have options: ``group_norm(groups=8)``.
+
+    >>> find("group_norm( groups = 8 )").name
+    'group_norm(groups=8)'
+
+    Raises:
+        ArgumentError: there is no such normalizer or option, or the text is no such name.
+    """
+    base, options = _parsed(name)
+    entry = NORMALIZERS[known("normalizer", [base], NORMALIZERS)[0]]
+    for option in options:
+        if option not in entry.options:
+            raise ArgumentError(
+                f"The normalizer {entry.name!r} has no option {option!r}; it has "
+                f"{', '.join(entry.options) or 'none'}."
+            )
+    if not options:
+        return entry
+    shown = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
+    return replace(entry, name=f"{entry.name}({shown})", apply=partial(entry.apply, **options))
+
+
+def names(given: Iterable[str]) -> tuple[str, ...]:
+    """The names of normalizers as records have them, repetitions once.
+
+    Raises:
+        ArgumentError: no name, or as ``find``.
+    """
+    found = tuple(dict.fromkeys(find(one).name for one in given))
+    return found or known("normalizer", (), NORMALIZERS)
+
+
+def _parsed(name: str) -> tuple[str, dict[str, Any]]:
+    """The name alone, and its options, which are plain values."""
+    base, bracket, _ = name.partition("(")
+    if not bracket:
+        return name, {}
+    text = f"f({name.strip().partition('(')[2]}"
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or ast.unparse(call.func) != "f":
+            raise ValueError("options have names")
+        options = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords if one.arg}
+        if len(options) < len(call.keywords):
+            raise ValueError("options have names")
+    except (SyntaxError, ValueError) as error:
+        raise ArgumentError(
+            f"Options of a normalizer are plain values by name, such as group_norm(groups=8), got "
+            f"{name!r} ({error})."
+        ) from error
+    return base, options

@@ -8,7 +8,7 @@ from renorm.environment import describe
 from renorm.errors import ArgumentError, RecordError
 from renorm.lab.conditions import CONDITIONS
 from renorm.lab.isolation import isolated
-from renorm.lab.normalizers import NORMALIZERS
+from renorm.lab.normalizers import find
 from renorm.lab.ranks import ALONE, Ranks
 from renorm.lab.tasks import Outcome, Plan, Task
 from renorm.lab.tasks.registry import check_source, load
@@ -74,7 +74,7 @@ def plan(specification: Specification, ranks: Ranks = ALONE) -> Plan:
     """The run with its names looked up."""
     return Plan(
         specification,
-        NORMALIZERS[specification.normalizer],
+        find(specification.normalizer),
         CONDITIONS[specification.condition],
         ranks,
     )

@@ -22,3 +22,9 @@ from renorm.nn.lazy import LazyBatchRenorm3d as LazyBatchRenorm3d
 from renorm.nn.lazy import LazyBatchRenormAct1d as LazyBatchRenormAct1d
 from renorm.nn.lazy import LazyBatchRenormAct2d as LazyBatchRenormAct2d
 from renorm.nn.lazy import LazyBatchRenormAct3d as LazyBatchRenormAct3d
+from renorm.nn.normalizers import EvoNormB0 as EvoNormB0
+from renorm.nn.normalizers import EvoNormS0 as EvoNormS0
+from renorm.nn.normalizers import FilterResponseNorm as FilterResponseNorm
+from renorm.nn.normalizers import LpBatchNorm as LpBatchNorm
+from renorm.nn.normalizers import NoisyBatchNorm as NoisyBatchNorm
+from renorm.nn.normalizers import VarianceNorm as VarianceNorm

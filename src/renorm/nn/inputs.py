@@ -1,5 +1,7 @@
 """What every layer of ours does with an input before it is normalized, and in eval."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,7 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm.errors import ArgumentError
 
 
-def check_input(layer: _BatchNorm, x: Tensor, ranks: tuple[int, ...]) -> None:
+class Normalizes(Protocol):
+    """A layer of a given number of channels."""
+
+    num_features: int
+
+
+def check_input(layer: Normalizes, x: Tensor, ranks: tuple[int, ...]) -> None:
     """Refuse an input of another rank (() for any from 2 on) or number of channels."""
     if not isinstance(x, Tensor):  # a proxy of torch.fx knows no shape
         return

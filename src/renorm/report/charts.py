@@ -98,7 +98,7 @@ def _curves(comparison: Comparison, records: Sequence[Record]) -> Chart:
         if one.score is not None:
             shown = [(step, unit.shown(score)) for step, score in one.curve]
             points.setdefault(place_of(one), []).extend(shown)
-    curves = {place: _by_step(values) for place, values in points.items() if values}
+    curves = {place: by_step(values) for place, values in points.items() if values}
     span = _span(_ends(value for curve in curves.values() for value in curve.values()))
     panels = []
     for condition in comparison.conditions:
@@ -106,7 +106,7 @@ def _curves(comparison: Comparison, records: Sequence[Record]) -> Chart:
         if not here:
             continue
         traces = [
-            trace for name in here for trace in _curve(name, curves[condition, name], looks[name])
+            trace for name in here for trace in curve_of(name, curves[condition, name], looks[name])
         ]
         layout = {
             "xaxis": {"title": {"text": "training step"}, "rangemode": "tozero"},
@@ -125,14 +125,16 @@ def _curves(comparison: Comparison, records: Sequence[Record]) -> Chart:
     return Chart("curves", "Learning curves", about, tuple(panels), comparison.normalizers)
 
 
-def _by_step(points: Iterable[tuple[int, float]]) -> dict[int, Estimate]:
+def by_step(points: Iterable[tuple[int, float]]) -> dict[int, Estimate]:
+    """The mean over seeds at each step."""
     values: dict[int, list[float]] = {}
     for step, value in points:
         values.setdefault(step, []).append(value)
     return {step: estimate(values[step]) for step in sorted(values)}
 
 
-def _curve(normalizer: str, curve: dict[int, Estimate], look: Style) -> list[Trace]:
+def curve_of(normalizer: str, curve: dict[int, Estimate], look: Style) -> list[Trace]:
+    """A line over the steps, in the band of its interval."""
     steps = list(curve)
     line = {
         "type": "scatter",

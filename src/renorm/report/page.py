@@ -115,7 +115,7 @@ def render(
         used=_used(comparison),
         title=title,
         runs=_runs(comparison.wanted, scored) + _runs([one.specification for one in sweep], sweep),
-        environments=_environments([*scored, *sweep]),
+        environments=environments([*scored, *sweep]),
         counted=counted,
     )
 
@@ -219,7 +219,7 @@ def _outcome(record: Record) -> str:
     return "missing" if record.score is None else "finished"
 
 
-def _environments(records: Sequence[Record]) -> list[tuple[int, list[tuple[str, str]]]]:
+def environments(records: Sequence[Record]) -> list[tuple[int, list[tuple[str, str]]]]:
     """(how many runs, entries) of each environment, the most frequent first."""
     counts: dict[tuple[tuple[str, str], ...], int] = {}
     for record in records:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from renorm.decoding import decode
 from renorm.errors import RecordError
 
-SCHEMA = 2
+SCHEMA = 3
 RECIPE = 2
 
 
@@ -101,6 +101,7 @@ class Record:
         loss: mean training loss over the last tenth of the steps.
         curve: (step, score in eval mode) along the run.
         corrections: r and d along the run, where the normalizer has them.
+        figures: (name, value) of what else the task measures.
         diverged_at: first step with a loss that is not finite, or None.
         error: the traceback of a run that failed, or None.
         step_seconds: processor time of a training step, the median; no part of equality.
@@ -117,6 +118,7 @@ class Record:
     loss: float | None = None
     curve: tuple[tuple[int, float], ...] = ()
     corrections: tuple[Corrections, ...] = ()
+    figures: tuple[tuple[str, float], ...] = ()
     diverged_at: int | None = None
     error: str | None = None
     step_seconds: float | None = field(default=None, compare=False)

@@ -40,6 +40,8 @@ class Condition:
         about: one line for the help and below the table; ``{batch}`` and ``{group}`` are sizes.
         build: (batch size, group size) -> sampler.
         accumulate: whether each group has a forward of its own, as in gradient accumulation.
+        devices: whether each group is on a device of its own, with the weights in common, and with
+            running statistics and whatever else a layer remembers for itself.
         needs_classes: whether examples must have labels.
         train_view: (inputs of a batch, group size, generator) -> what the net is trained on.
         test_view: the same for what it is tested on.
@@ -49,6 +51,7 @@ class Condition:
     about: str
     build: Callable[[int, int], Sampler]
     accumulate: bool = False
+    devices: bool = False
     needs_classes: bool = False
     train_view: View | None = None
     test_view: View | None = None

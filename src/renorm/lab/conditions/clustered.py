@@ -1,4 +1,4 @@
-"""Groups of few classes in batches of many."""
+"""Groups of few classes in batches of many, and such groups taken apart again."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,3 +92,48 @@ class Clustered:
             here[label] += 1
             used[label] += 1
         return chosen
+
+
+@dataclass(frozen=True)
+class Halved:
+    """The batches of ``Clustered``, each group parted into two that have the classes alike.
+
+    The control of the paper: the gradient is of the same examples, in the same order of groups,
+    but those that share statistics are no longer alike. Source: Ioffe 2017, section 4.3.
+
+    Args:
+        whole: what draws the batches; each group has an even number of examples of each class.
+
+    Raises:
+        ArgumentError: the number is odd.
+    """
+
+    whole: Clustered
+
+    def __post_init__(self) -> None:
+        share = self.whole.group_size // self.whole.classes_per_group
+        if share % 2:
+            raise ArgumentError(
+                f"A group is parted into halves with equally many examples of each class, got "
+                f"groups with {share} of each. Choose groups with an even number."
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch."""
+        return self.whole.batch_size
+
+    @property
+    def group_size(self) -> int:
+        """Examples that share statistics: half a group."""
+        return self.whole.group_size // 2
+
+    def batches(self, labels: Tensor, generator: Generator) -> Iterator[Tensor]:
+        """Index batches (batch_size,) into ``labels`` (N,), drawn with ``generator``.
+
+        Raises:
+            ArgumentError: as ``Clustered.batches``.
+        """
+        for batch in self.whole.batches(labels, generator):
+            groups = batch.view(-1, self.group_size, 2)
+            yield groups.transpose(1, 2).flatten()

@@ -9,7 +9,7 @@ from torch import nn
 from renorm.errors import ArgumentError
 from renorm.lab.models.convnet import ConvNet
 from renorm.lab.models.mlp import SigmoidMLP
-from renorm.lab.models.resnet import ResNet18, ResNet20
+from renorm.lab.models.resnet import ResNet8, ResNet14, ResNet18, ResNet20
 from renorm.lab.models.unet import UNet
 from renorm.lab.models.vgg import VGG
 
@@ -76,6 +76,18 @@ MODELS = {
             "He et al.'s residual net for CIFAR, 0.27 M parameters",
             lambda shape, classes: ResNet20(classes, shape[0]),
             least=4,
+        ),
+        Model(
+            "resnet8",
+            "the smallest of them, one block a stage, at a quarter of the resolution",
+            lambda shape, classes: ResNet8(classes, shape[0]),
+            least=8,
+        ),
+        Model(
+            "resnet14",
+            "a residual net like it of two blocks a stage, at half the resolution",
+            lambda shape, classes: ResNet14(classes, shape[0]),
+            least=8,
         ),
         Model(
             "resnet18",

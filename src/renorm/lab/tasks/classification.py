@@ -5,10 +5,11 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from renorm.lab.data import Images
-from renorm.lab.examples import Examples, at_most
+from renorm.lab.examples import Examples, at_most, every_nth_of_each_class
 from renorm.lab.models import MODELS
 from renorm.lab.tasks.base import Metric, Plan
 from renorm.lab.tasks.fitting import Problem
@@ -89,3 +90,45 @@ class Cifar10(Classification):
     steps: ClassVar[int] = 400
     lr: ClassVar[float] = 0.05
     judged: ClassVar[int] = 1000
+
+
+class MirroredCifar10(Cifar10):
+    """Two fifths of CIFAR-10's training images, each with its mirror image."""
+
+    steps: ClassVar[int] = 4000
+    lr: ClassVar[float] = 0.1
+    batch_size: ClassVar[int] = 64
+    group_size: ClassVar[int] = 8
+    judged: ClassVar[int] = 2000
+    trained: ClassVar[int] = 20_000
+
+    @cached_property
+    def _images(self) -> Images:
+        images = self._read()
+        pixels = images.train_images[: self.trained]
+        labels = images.train_labels[: self.trained]
+        return replace(
+            images,
+            train_images=torch.cat([pixels, pixels.flip(3)]),
+            train_labels=labels.repeat(2),
+        )
+
+
+class Characters(Classification):
+    """Which of Omniglot's characters it is: many classes of few examples, of all alphabets.
+
+    Five of the twenty drawings of each are for testing.
+    """
+
+    steps: ClassVar[int] = 1500
+    batch_size: ClassVar[int] = 128
+    group_size: ClassVar[int] = 32
+    held_out_every: ClassVar[int] = 4
+
+    @cached_property
+    def _images(self) -> Images:
+        images = self._read()
+        pixels = torch.cat([images.train_images, images.test_images])
+        labels = torch.cat([images.train_labels, images.test_labels])
+        test = every_nth_of_each_class(labels, self.held_out_every)
+        return Images(pixels[~test], labels[~test], pixels[test], labels[test], images.classes)

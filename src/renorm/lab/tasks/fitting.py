@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -116,12 +116,12 @@ def _trained(
     late = steps - math.ceil(steps / POINTS)
     order, views = (stream(specification.seed, purpose) for purpose in (ORDER, VIEWS))
     batches = sampler_of(plan).batches(labels, order)
-    model.train()
-    net = ranks.wrap(_InParts(model, part))
+    replicas = _replicas(model, plan)
+    net = ranks.wrap(_InParts(replicas, part).train())
     for step, indices in enumerate(islice(batches, steps), start=1):
         inputs, targets = _share(problem.train, indices, plan, views)
         started = time.process_time()
-        with _one_step_of_the_statistics(model, part):
+        with _one_step_of_the_statistics(model, part, plan):
             loss = problem.loss(net(inputs), targets)
             value = ranks.mean(loss)
             if not math.isfinite(value):
@@ -137,12 +137,45 @@ def _trained(
         if step > late:
             course.losses.append(value)
         if step in marks:
-            score = ranks.first(lambda: _score(model, problem, plan))
+            score = ranks.first(lambda: _score(_joined(replicas), problem, plan))
             if score is None:
                 course.diverged_at = step
                 return course
             course.curve.append((step, score))
+    if len(replicas) > 1:
+        _average_statistics(replicas)
     return course
+
+
+def _replicas(model: nn.Module, plan: Plan) -> list[nn.Module]:
+    """The model, and copies for other devices: they share its parameters and nothing else."""
+    specification = plan.specification
+    count = 1
+    if plan.condition.devices:
+        count = specification.batch_size // specification.group_size
+    parameters = {id(parameter): parameter for parameter in model.parameters()}
+    return [model, *(copy.deepcopy(model, dict(parameters)) for _ in range(count - 1))]
+
+
+def _joined(replicas: Sequence[nn.Module]) -> nn.Module:
+    """A model to be tested, with the mean of the running statistics of all devices."""
+    if len(replicas) == 1:
+        return replicas[0]
+    joined = [copy.deepcopy(replicas[0]), *replicas[1:]]
+    _average_statistics(joined)
+    return joined[0]
+
+
+def _average_statistics(replicas: Sequence[nn.Module]) -> None:
+    """Give the first the mean over all of each running mean and each running variance.
+
+    The variance is that within devices: how much their running means differ does not enter.
+    """
+    for layers in zip(*(replica.modules() for replica in replicas), strict=True):
+        for name in ("running_mean", "running_var"):
+            mine = getattr(layers[0], name, None)
+            if mine is not None:
+                mine.copy_(torch.stack([getattr(layer, name) for layer in layers]).mean(0))
 
 
 class _InParts(nn.Module):
@@ -152,12 +185,15 @@ class _InParts(nn.Module):
     between the forwards that one backward goes through.
     """
 
-    def __init__(self, model: nn.Module, part: int | None) -> None:
+    def __init__(self, replicas: Sequence[nn.Module], part: int | None) -> None:
         super().__init__()
-        self.model, self.part = model, part
+        self.replicas, self.part = nn.ModuleList(replicas), part
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return forward(self.model, inputs, self.part)
+        if len(self.replicas) == 1:
+            return forward(self.replicas[0], inputs, self.part)
+        parts = zip(self.replicas, inputs.chunk(len(self.replicas)), strict=True)
+        return torch.cat([forward(replica, part, None) for replica, part in parts])
 
 
 def _share(
@@ -275,7 +311,7 @@ def part_size(plan: Plan) -> int | None:
     """Examples in a forward, where a batch needs several; None for one forward."""
     specification = plan.specification
     size = sampler_of(plan).group_size
-    apart = plan.condition.accumulate or plan.normalizer.by_forward
+    apart = plan.condition.accumulate or plan.condition.devices or plan.normalizer.by_forward
     return size if apart and size < specification.batch_size else None
 
 
@@ -283,8 +319,10 @@ def _viewed(inputs: Tensor, view: View | None, group: int, generator: Generator)
     return inputs if view is None else view(inputs, group, generator)
 
 
-def _one_step_of_the_statistics(model: nn.Module, part: int | None) -> AbstractContextManager[None]:
-    if part is None:
+def _one_step_of_the_statistics(
+    model: nn.Module, part: int | None, plan: Plan
+) -> AbstractContextManager[None]:
+    if part is None or plan.condition.devices:
         return nullcontext()
     ours = any(isinstance(m, BatchRenorm | CrossIterationBatchNorm) for m in model.modules())
     return accumulate(model) if ours else nullcontext()

@@ -14,8 +14,16 @@ from renorm.lab.isolation import isolated
 from renorm.lab.names import known
 from renorm.lab.own import Kind, module_at, shown
 from renorm.lab.tasks.base import Task
+from renorm.lab.tasks.binary import SIGMOIDS, BinaryDigits
 from renorm.lab.tasks.cells import CellDetection
-from renorm.lab.tasks.classification import Cifar10, Digits, Mnist, Table
+from renorm.lab.tasks.classification import (
+    Characters,
+    Cifar10,
+    Digits,
+    MirroredCifar10,
+    Mnist,
+    Table,
+)
 from renorm.lab.tasks.control import Control
 from renorm.lab.tasks.embedding import MetricLearning
 
@@ -56,7 +64,7 @@ class Reference:
     source: str = ""
 
 
-CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet18")
+CLASSIFIERS = ("convnet", "mlp", "vgg", "resnet20", "resnet8", "resnet14", "resnet18")
 TASKS = {
     entry.name: entry
     for entry in (
@@ -65,6 +73,12 @@ TASKS = {
             "scikit-learn's digits, 1,797 images of 8 x 8; nothing to download",
             CLASSIFIERS,
             lambda model, folder: Digits(data.digits, model),
+        ),
+        Entry(
+            "binary_digits",
+            "the same digits in black and white, as the batch norm paper has MNIST",
+            tuple(SIGMOIDS),
+            lambda model, folder: BinaryDigits(data.digits, model),
         ),
         Entry(
             "tabular",
@@ -80,6 +94,13 @@ TASKS = {
             partial(data.mnist, download=True),
         ),
         Entry(
+            "binary_mnist",
+            "MNIST in black and white, as the batch norm paper has it, judged by 5,000 images",
+            tuple(SIGMOIDS),
+            lambda model, folder: BinaryDigits(partial(data.mnist, folder), model),
+            partial(data.mnist, download=True),
+        ),
+        Entry(
             "fashion_mnist",
             "Fashion-MNIST, 60,000 articles of clothing, judged by 5,000 of the test images",
             CLASSIFIERS,
@@ -89,15 +110,28 @@ TASKS = {
         Entry(
             "cifar10",
             "CIFAR-10, 50,000 photographs of 32 x 32, judged by 1,000 of the test images",
-            ("resnet20", "convnet", "mlp", "vgg", "resnet18"),
+            ("resnet20", "convnet", "mlp", "vgg", "resnet14", "resnet18"),
             lambda model, folder: Cifar10(partial(data.cifar10, folder), model),
+            partial(data.cifar10, download=True),
+        ),
+        Entry(
+            "mirrored_cifar10",
+            "20,000 images of CIFAR-10 and their mirror images, judged by 2,000 of the test images",
+            ("resnet14", "resnet20", "convnet", "vgg", "resnet18"),
+            lambda model, folder: MirroredCifar10(partial(data.cifar10, folder), model),
             partial(data.cifar10, download=True),
         ),
         Entry(
             "omniglot",
             "metric learning: handwritten characters, tested on some never seen",
-            ("vgg", "convnet", "resnet20", "resnet18"),
+            ("vgg", "convnet", "resnet20", "resnet14", "resnet18"),
             lambda model, folder: MetricLearning(partial(data.omniglot, folder), model),
+        ),
+        Entry(
+            "characters",
+            "Omniglot's 242 characters, 15 drawings of each to train on and 5 to be judged by",
+            CLASSIFIERS,
+            lambda model, folder: Characters(partial(data.omniglot, folder), model),
         ),
         Entry(
             "cells",

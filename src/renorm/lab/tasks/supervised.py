@@ -1,6 +1,8 @@
 """Tasks of examples with targets."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import fsum
 from statistics import median
 from typing import ClassVar
@@ -80,6 +82,14 @@ class Supervised(Task):
         """What moves the weights: here SGD with momentum 0.9 and weight decay 5e-4."""
         return torch.optim.SGD(model.parameters(), lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
 
+    @contextmanager
+    def watching(self, model: nn.Module, plan: Plan) -> Iterator[list[tuple[str, float]]]:
+        """What is measured beside the score: (name, finite value), complete when training ends.
+
+        The model is trained inside, and must be left as it is: here nothing is looked at.
+        """
+        yield []
+
     def problem(self, plan: Plan) -> Problem:
         """What a run trains on and what it is judged by.
 
@@ -104,6 +114,11 @@ class Supervised(Task):
         """
         problem, condition, task = self.problem(plan), plan.condition, plan.specification.task
         _check_kinds(problem)
+        if condition.devices and plan.specification.ranks > 1:
+            raise ArgumentError(
+                f"The condition {condition.name!r} has its devices in one process, got "
+                f"{plan.specification.ranks} processes. Start it without torchrun."
+            )
         for examples in (problem.train, problem.test):
             if condition.needs_classes and examples.labels is None:
                 raise ArgumentError(
@@ -169,11 +184,16 @@ class Supervised(Task):
         """Train with a learning rate that falls to 0 along a cosine, then test."""
         problem = self.problem(plan)
         model = normalized(self._new_model(), plan, problem.train)
-        course = fit(model, self.optimizer(model, plan.specification.lr), problem, plan)
+        with self.watching(model, plan) as figures:
+            course = fit(model, self.optimizer(model, plan.specification.lr), problem, plan)
         curve = tuple(course.curve)
         if course.diverged_at is not None:
             return Outcome(
-                None, curve=curve, corrections=course.corrections, diverged_at=course.diverged_at
+                None,
+                curve=curve,
+                corrections=course.corrections,
+                figures=tuple(figures),
+                diverged_at=course.diverged_at,
             )
         train_mode, eval_mode = both_modes(model, problem, plan)
         return Outcome(
@@ -183,6 +203,7 @@ class Supervised(Task):
             loss=fsum(course.losses) / len(course.losses),
             curve=curve,
             corrections=course.corrections,
+            figures=tuple(figures),
             step_seconds=median(course.seconds),
         )
 

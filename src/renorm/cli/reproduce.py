@@ -1,0 +1,136 @@
+"""``renorm reproduce``: the claims of a paper, held against runs of one's own."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
+from renorm.cli.compare import WORKERS
+from renorm.cli.progress import Display
+from renorm.lab.experiment import finish
+from renorm.lab.names import known
+from renorm.lab.papers import SCALES, STUDIES, Study
+from renorm.lab.pool import Site, memory_share
+from renorm.lab.store import Store
+from renorm.report import reproduction, reproduction_page, reproduction_text
+from renorm.report.records import Record
+from renorm.report.reproduction import Reproduction
+
+
+def reproduce(
+    paper: str,
+    *,
+    scale: str = "smoke",
+    seeds: int | None = None,
+    data_dir: Path | None = None,
+    out: Path | None = None,
+    workers: int = WORKERS,
+    memory: float | None = None,
+    markdown: Path | None = None,
+    again: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Do the runs that a paper's claims stand or fall with, and give a verdict on each claim.
+
+    Papers:
+
+    - `batch-norm`: Ioffe and Szegedy 2015.
+    - `batch-renorm`: Ioffe 2017.
+    - `cross-iteration`: Yao et al. 2020.
+    - `smoothness`: Santurkar et al. 2018, how batch norm helps optimization.
+    - `beyond-batchnorm`: Lubana, Dick and Tanaka 2021.
+
+    Scales: `smoke` takes a minute, needs no files and decides little; `laptop` takes up to an hour
+    and a half on two cores, and reads data sets from files; `gpu` is longer again.
+
+    The verdicts, by rules fixed before the runs: `reproduced` (the figure reaches what is claimed,
+    and its interval excludes the opposite), `direction reproduced` (only the sign is certain, or
+    only the mean is within the bounds), `not visible at this scale` (the interval decides
+    nothing), `contradicted`.
+
+    Results are kept: a second call does the missing runs only, whatever ended the first.
+
+    To begin with:
+
+    - `renorm reproduce batch-renorm`
+    - `renorm reproduce batch-renorm --scale laptop --data-dir data`
+
+    Parameters
+    ----------
+    paper
+        One of the names above.
+    scale
+        `smoke`, `laptop` or `gpu`.
+    seeds
+        How many seeds; the scale's own without. One gives no interval, and no verdict.
+    data_dir
+        Folder of the data sets, as torchvision lays them out; else what the environment variable
+        RENORM_DATA says, else `data`.
+    out
+        Results file: JSON lines, one a run; read first, then appended to. PAPER-SCALE.jsonl
+        without. The page lies beside it.
+    workers
+        Processes that train, one thread each.
+    memory
+        GiB of data that each process may hold; the machine's divided by workers without, where
+        the system can bound it.
+    markdown
+        Write the tables to this file as Markdown, too.
+    again
+        Do no runs: show what the results file has.
+    """
+    (name,) = known("paper", [paper], {key.replace("-", "_"): key for key in STUDIES})
+    study = STUDIES[name.replace("_", "-")]
+    (scale,) = known("scale", [scale], {one: one for one in SCALES})
+    out = out or Path(f"{study.name}-{scale}.jsonl")
+    messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    store, wanted = Store(out), study.specifications(scale, seeds)
+    interrupted = False
+    if again:
+        records, warning = store.read()
+    else:
+        bound = memory_share(workers) if memory is None and workers > 1 else memory
+        with Display(Console(stderr=True)) as display:
+            result = finish(wanted, store, Site(data_dir, workers, bound), display)
+        records, warning, interrupted = result.records, result.warning, result.interrupted
+    if warning:
+        messages.print(warning)
+    done = [records[one] for one in wanted if one in records]
+    count = study.seeds[scale] if seeds is None else seeds
+    found = _found(study, scale, count, done, _command(study, scale, seeds, out))
+    reproduction_text.show(found, Console())
+    page = out.with_suffix(".html")
+    reproduction_page.write(page, found)
+    messages.print(f"Records: {out}\nPage: {page}")
+    if markdown is not None:
+        reproduction_text.write(markdown, found)
+        messages.print(f"Tables: {markdown}")
+    if interrupted:
+        messages.print("Interrupted. Run the same command again to do the missing runs.")
+        return INTERRUPTED
+    return DONE if found.complete else SOME_FAILED
+
+
+def _found(
+    study: Study, scale: str, seeds: int, records: list[Record], command: str
+) -> Reproduction:
+    return Reproduction(
+        study.name,
+        study.title,
+        study.source,
+        study.about,
+        scale,
+        seeds,
+        study.judge(scale, records),
+        reproduction.arms(study.arms(scale), seeds, study.runs(scale, records)),
+        tuple(records),
+        command,
+    )
+
+
+def _command(study: Study, scale: str, seeds: int | None, out: Path) -> str:
+    words = ["renorm", "reproduce", study.name, "--scale", scale]
+    words += [] if seeds is None else ["--seeds", str(seeds)]
+    return shlex.join([*words, "--out", str(out)])

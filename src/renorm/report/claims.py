@@ -1,0 +1,232 @@
+"""What a paper claims, held against records: evidence with its interval, and a verdict."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from renorm.report.records import Record
+from renorm.report.statistics import Estimate, estimate
+
+Runs = Mapping[str, Mapping[int, Record]]  # arm -> seed -> record
+Value = Callable[[Record], float | None]
+Evidence = Callable[[Runs], Estimate | None]
+
+
+class Verdict(StrEnum):
+    """What became of a claim."""
+
+    REPRODUCED = "reproduced"
+    DIRECTION = "direction reproduced"
+    INVISIBLE = "not visible at this scale"
+    CONTRADICTED = "contradicted"
+    OPEN = "not run"
+
+
+Rule = Callable[[Estimate], Verdict]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper, or one that follows from it, which runs can bear out or not.
+
+    Args:
+        text: the claim.
+        evidence: runs -> the figure that decides, None where runs are missing.
+        rule: figure -> verdict, fixed before the runs.
+        unit: of the figure, such as ``points``.
+        paper: the paper's own figure, where it may be quoted; else empty.
+        note: what must be known beside it: the regime, what else was tried.
+        decimals: of the figure.
+    """
+
+    text: str
+    evidence: Evidence
+    rule: Rule
+    unit: str = "points"
+    paper: str = ""
+    note: str = ""
+    decimals: int = 1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what the runs say of it; ``ours`` is None where they are missing."""
+
+    claim: Claim
+    ours: Estimate | None
+    verdict: Verdict
+
+    @property
+    def figure(self) -> str:
+        """The figure as text, ``mean ± half width`` with its unit."""
+        if self.ours is None:
+            return "-"
+        decimals = self.claim.decimals
+        width = self.ours.half_width
+        shown = f"{self.ours.mean:z.{decimals}f}"
+        if width is not None:
+            shown += f" ± {width:.{decimals}f}"
+        return f"{shown} {self.claim.unit}".rstrip()
+
+
+def judge(claims: Sequence[Claim], runs: Runs) -> tuple[Judged, ...]:
+    """A verdict on each claim."""
+    return tuple(_judged(claim, runs) for claim in claims)
+
+
+def _judged(claim: Claim, runs: Runs) -> Judged:
+    ours = claim.evidence(runs)
+    return Judged(claim, ours, Verdict.OPEN if ours is None else claim.rule(ours))
+
+
+def more_than(bar: float = 0.0, nothing: float = 0.0) -> Rule:
+    """The claim is that the figure is above nothing, and that it reaches ``bar``.
+
+    Reproduced: nothing lies below the interval and the mean reaches the bar. Direction reproduced:
+    nothing lies below the interval. Contradicted: it lies above. Otherwise, and without an
+    interval, nothing is visible.
+
+    Args:
+        bar: what is claimed, or asked for.
+        nothing: the figure if there were no effect: 0 of a difference, 1 of a ratio.
+
+    >>> more_than(2)(Estimate(3.0, 1.0, 3)), more_than(2)(Estimate(1.0, 0.5, 3))
+    (<Verdict.REPRODUCED: 'reproduced'>, <Verdict.DIRECTION: 'direction reproduced'>)
+    """
+
+    def rule(ours: Estimate) -> Verdict:
+        if not replace(ours, mean=ours.mean - nothing).clear:
+            return Verdict.INVISIBLE
+        if ours.mean < nothing:
+            return Verdict.CONTRADICTED
+        return Verdict.REPRODUCED if ours.mean >= bar else Verdict.DIRECTION
+
+    return rule
+
+
+def between(low: float, high: float) -> Rule:
+    """The claim is that the figure lies between two bounds, one of which may be infinite.
+
+    Reproduced: the whole interval does. Direction reproduced: the mean does. Contradicted: no part
+    of the interval does. Otherwise, and without an interval, nothing is visible.
+
+    >>> between(-0.5, 0.5)(Estimate(0.2, 0.1, 3)), between(-0.5, 0.5)(Estimate(0.2, 0.9, 3))
+    (<Verdict.REPRODUCED: 'reproduced'>, <Verdict.DIRECTION: 'direction reproduced'>)
+    """
+
+    def rule(ours: Estimate) -> Verdict:
+        if ours.half_width is None:
+            return Verdict.INVISIBLE
+        least, most = ours.mean - ours.half_width, ours.mean + ours.half_width
+        if low <= least and most <= high:
+            return Verdict.REPRODUCED
+        if low <= ours.mean <= high:
+            return Verdict.DIRECTION
+        return Verdict.CONTRADICTED if most < low or least > high else Verdict.INVISIBLE
+
+    return rule
+
+
+def percent(record: Record) -> float | None:
+    """The score in eval mode in %; 0 for a run that diverged, None for one that failed."""
+    return _percent(record, record.score)
+
+
+def percent_in_train_mode(record: Record) -> float | None:
+    """The score by batch statistics, on test batches composed as those for training, in %."""
+    return _percent(record, record.train_mode_score)
+
+
+def _percent(record: Record, score: float | None) -> float | None:
+    if record.error is not None:
+        return None
+    return 0.0 if score is None else 100 * score
+
+
+def figure(name: str) -> Value:
+    """What the task measured under a name; None where it did not."""
+    return lambda record: dict(record.figures).get(name)
+
+
+def contrast(weights: Mapping[str, float], of: Value = percent) -> Evidence:
+    """A weighted sum over arms, seed by seed: ``{"ours": 1, "theirs": -1}`` is a difference.
+
+    Seeds that not all arms have are left out.
+    """
+    return weighted([(weight, arm, of) for arm, weight in weights.items()])
+
+
+def weighted(terms: Sequence[tuple[float, str, Value]]) -> Evidence:
+    """As ``contrast``, each term with a value of its own: (weight, arm, value)."""
+
+    def evidence(runs: Runs) -> Estimate | None:
+        return _over_seeds(
+            runs,
+            [(arm, of) for _, arm, of in terms],
+            lambda values: math.fsum(
+                weight * value for (weight, _, _), value in zip(terms, values, strict=True)
+            ),
+        )
+
+    return evidence
+
+
+def orders(ours: str, theirs: str, of: Value) -> Evidence:
+    """``log10(ours / theirs)``, seed by seed: how many orders of magnitude a value is above."""
+
+    def evidence(runs: Runs) -> Estimate | None:
+        return _over_seeds(
+            runs, [(ours, of), (theirs, of)], lambda values: math.log10(values[0] / values[1])
+        )
+
+    return evidence
+
+
+def times_as_fast(ours: str, theirs: str) -> Evidence:
+    """How many times as fast one arm gets to the score that the other ends with, seed by seed.
+
+    The steps of theirs over the steps that ours takes, interpolated along its curve from 0 at step
+    0; a seed in which it never gets there counts as the ratio of the lengths of both runs.
+    """
+
+    def evidence(runs: Runs) -> Estimate | None:
+        both = runs.get(ours, {}).keys() & runs.get(theirs, {}).keys()
+        found = [_speed(runs[ours][seed], runs[theirs][seed]) for seed in sorted(both)]
+        known = [one for one in found if one is not None]
+        return estimate(known) if known else None
+
+    return evidence
+
+
+def _speed(ours: Record, theirs: Record) -> float | None:
+    if theirs.score is None or not ours.curve:
+        return None
+    length, before = theirs.specification.steps, (0, 0.0)
+    for step, score in ours.curve:
+        if score >= theirs.score:
+            part = (theirs.score - before[1]) / (score - before[1]) if score > before[1] else 1.0
+            return length / (before[0] + max(part, 0.0) * (step - before[0]))
+        before = step, score
+    return length / ours.specification.steps
+
+
+def alone(arm: str, of: Value) -> Evidence:
+    """A value of one arm."""
+    return weighted([(1.0, arm, of)])
+
+
+def _over_seeds(
+    runs: Runs, terms: Sequence[tuple[str, Value]], combined: Callable[[list[float]], float]
+) -> Estimate | None:
+    """The mean over seeds of what the values of several arms combine to."""
+    arms = {arm for arm, _ in terms}
+    if not arms <= runs.keys():
+        return None
+    found = []
+    for seed in sorted(set.intersection(*(set(runs[arm]) for arm in arms))):
+        values = [of(runs[arm][seed]) for arm, of in terms]
+        known = [value for value in values if value is not None]
+        if len(known) == len(values):
+            found.append(combined(known))
+    return estimate(found) if found else None
