@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from renorm.lab.normalizers import NORMALIZERS, Setting
+from renorm.lab.normalizers import NORMALIZERS, Setting, find
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -27,3 +27,10 @@ def test_a_layer_without_weight_gets_none(name: str) -> None:
     model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6, affine=False))
     made = NORMALIZERS[name].apply(model, Setting(4, 10, torch.zeros(2, 5)))
     assert not list(made.get_submodule("1").parameters())
+
+
+def test_batch_renorm_is_compared_with_moving_averages_in_its_backward_pass() -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6))
+    entry = find("batch_renorm(backward='moving', backward_momentum=0.2)")
+    layer = entry.apply(model, Setting(4, 10, torch.zeros(2, 5)))[1]  # type: ignore[index]
+    assert (layer.backward, layer.backward_momentum, layer.microbatch) == ("moving", 0.2, 4)
