@@ -146,21 +146,27 @@ _MOVING = [
          parameter_dtype=torch.float32),
 ]  # fmt: skip
 
-CASES = _BASE + _OFFSETS + _DTYPES + _MOVING
+CASES = _BASE + _OFFSETS + _DTYPES
 
-# what follows a normalization, in the same pass
-EPILOGUES = [
-    replace(case, id=f"{case.id} + {name}", **what)
-    for case in CASES
-    if case.layout not in ("expanded", "strided")
-    and case.offset == 0
-    and case.affine  # without, a value may be exactly 0, where a ReLU has no gradient
-    for name, what in {
-        "relu": {"relu": True},
-        "residual": {"residual": True},
-        "residual + relu": {"residual": True, "relu": True},
-    }.items()
-]
+
+def _followed(cases: list[Case]) -> list[Case]:
+    """The cases with what follows a normalization, in the same pass."""
+    return [
+        replace(case, id=f"{case.id} + {name}", **what)
+        for case in cases
+        if case.layout not in ("expanded", "strided")
+        and case.offset == 0
+        and case.affine  # without, a value may be exactly 0, where a ReLU has no gradient
+        for name, what in {
+            "relu": {"relu": True},
+            "residual": {"residual": True},
+            "residual + relu": {"residual": True, "relu": True},
+        }.items()
+    ]
+
+
+EPILOGUES = _followed(CASES)
+MOVING = _MOVING + _followed(_MOVING)
 
 
 def case(name: str) -> Case:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from renorm.nn import BatchRenorm
-from support.subjects import Subject, by_batch, of_class
+from support.subjects import Subject, of_class
 
 
 class Plain(BatchRenorm):
@@ -349,4 +349,4 @@ BUGS: list[type[Plain]] = Plain.__subclasses__()
 
 def planted(cls: type[Plain]) -> Subject:
     """The subject that builds this class for any case."""
-    return Subject(cls.__name__, of_class(cls), takes=by_batch)
+    return Subject(cls.__name__, of_class(cls))
