@@ -10,7 +10,23 @@ from renorm.report.statistics import Estimate, estimate
 
 Runs = Mapping[str, Mapping[int, Record]]  # arm -> seed -> record
 Value = Callable[[Record], float | None]
-Evidence = Callable[[Runs], Estimate | None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The figure that decides a claim.
+
+    Args:
+        arms: those whose runs it needs.
+        of: runs, of all these arms -> the figure, None where seeds are missing.
+    """
+
+    arms: frozenset[str]
+    of: Callable[[Runs], Estimate | None]
+
+    def __call__(self, runs: Runs) -> Estimate | None:
+        """The figure; None where arms or seeds are missing."""
+        return self.of(runs) if self.arms <= runs.keys() else None
 
 
 class Verdict(StrEnum):
@@ -159,28 +175,38 @@ def contrast(weights: Mapping[str, float], of: Value = percent) -> Evidence:
 
 def weighted(terms: Sequence[tuple[float, str, Value]]) -> Evidence:
     """As ``contrast``, each term with a value of its own: (weight, arm, value)."""
-
-    def evidence(runs: Runs) -> Estimate | None:
-        return _over_seeds(
-            runs,
-            [(arm, of) for _, arm, of in terms],
-            lambda values: math.fsum(
-                weight * value for (weight, _, _), value in zip(terms, values, strict=True)
-            ),
-        )
-
-    return evidence
+    weights = [weight for weight, _, _ in terms]
+    return combined(
+        [(arm, of) for _, arm, of in terms],
+        lambda values: math.fsum(map(math.prod, zip(weights, values, strict=True))),
+    )
 
 
 def orders(ours: str, theirs: str, of: Value) -> Evidence:
     """``log10(ours / theirs)``, seed by seed: how many orders of magnitude a value is above."""
+    return combined([(ours, of), (theirs, of)], lambda values: math.log10(values[0] / values[1]))
 
-    def evidence(runs: Runs) -> Estimate | None:
-        return _over_seeds(
-            runs, [(ours, of), (theirs, of)], lambda values: math.log10(values[0] / values[1])
-        )
 
-    return evidence
+def combined(
+    terms: Sequence[tuple[str, Value]], to_one: Callable[[list[float]], float]
+) -> Evidence:
+    """What the values of several arms come to, seed by seed, and the mean of that.
+
+    Args:
+        terms: (arm, value).
+        to_one: the values of one seed -> a number.
+    """
+
+    def of(runs: Runs) -> Estimate | None:
+        found = []
+        for seed in sorted(set.intersection(*(set(runs[arm]) for arm, _ in terms))):
+            values = [value(runs[arm][seed]) for arm, value in terms]
+            known = [one for one in values if one is not None]
+            if len(known) == len(values):
+                found.append(to_one(known))
+        return estimate(found) if found else None
+
+    return Evidence(frozenset(arm for arm, _ in terms), of)
 
 
 def times_as_fast(ours: str, theirs: str) -> Evidence:
@@ -190,13 +216,13 @@ def times_as_fast(ours: str, theirs: str) -> Evidence:
     0; a seed in which it never gets there counts as the ratio of the lengths of both runs.
     """
 
-    def evidence(runs: Runs) -> Estimate | None:
-        both = runs.get(ours, {}).keys() & runs.get(theirs, {}).keys()
+    def of(runs: Runs) -> Estimate | None:
+        both = runs[ours].keys() & runs[theirs].keys()
         found = [_speed(runs[ours][seed], runs[theirs][seed]) for seed in sorted(both)]
         known = [one for one in found if one is not None]
         return estimate(known) if known else None
 
-    return evidence
+    return Evidence(frozenset((ours, theirs)), of)
 
 
 def _speed(ours: Record, theirs: Record) -> float | None:
@@ -214,19 +240,3 @@ def _speed(ours: Record, theirs: Record) -> float | None:
 def alone(arm: str, of: Value) -> Evidence:
     """A value of one arm."""
     return weighted([(1.0, arm, of)])
-
-
-def _over_seeds(
-    runs: Runs, terms: Sequence[tuple[str, Value]], combined: Callable[[list[float]], float]
-) -> Estimate | None:
-    """The mean over seeds of what the values of several arms combine to."""
-    arms = {arm for arm, _ in terms}
-    if not arms <= runs.keys():
-        return None
-    found = []
-    for seed in sorted(set.intersection(*(set(runs[arm]) for arm in arms))):
-        values = [of(runs[arm][seed]) for arm, of in terms]
-        known = [value for value in values if value is not None]
-        if len(known) == len(values):
-            found.append(combined(known))
-    return estimate(found) if found else None
