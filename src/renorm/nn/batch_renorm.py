@@ -73,9 +73,10 @@ class BatchRenorm(_BatchNorm):
     While the limits are (1, 0) this is the paper's, too. Every backward pass moves the averages
     once, a second one through the same graph as well, and one repeated by activation checkpointing
     once in all; a pass with anything not finite moves nothing. The first ones are plain averages.
-    Neither state_dict nor ``load_state_dict`` knows them, so they start anew then, which they
-    forget within 1 / backward_momentum passes; copies and pickles have them. Each process has its
-    own. There is no second derivative, nothing of torch.func, and no ``sync="batch"``.
+    The state_dict does not have them: after loading one they start anew, which 1 /
+    backward_momentum passes later no longer matters, like a change of the loss scale. Copies and
+    pickles have them, and each process its own. There is no second derivative, nothing of
+    torch.func, and no ``sync="batch"``.
 
     Source: Ioffe 2017 (arXiv 1702.03275), Algorithm 1; Yan et al. 2020 (ICLR, Towards Stabilizing
     Batch Statistics in Backward Propagation) for moving averages in backward passes.
