@@ -3,7 +3,8 @@
 Layers with nn.BatchNorm's state: ``BatchRenorm1d``, ``2d``, ``3d``, with an activation
 ``BatchRenormAct1d``, ``2d``, ``3d``, and ``CrossIterationBatchNorm1d``, ``2d``, ``3d``. Schedules
 of the former (``limits``), and whole models: ``convert``, ``fuse``, ``calibrate``, ``freeze``,
-``summary``, ``to_batchnorm``. ``measure`` observes them in training, ``diagnose`` says what is
+``summary``, ``to_batchnorm``. ``normalizer`` makes any of those compared by name, and
+``normalizers`` lists them. ``measure`` observes them in training, ``diagnose`` says what is
 wrong with a model; ``checkpoints`` maps those of other libraries.
 """
 
@@ -44,6 +45,8 @@ from renorm.nn import LazyBatchRenormAct3d as LazyBatchRenormAct3d
 from renorm.nn import accumulate as accumulate
 from renorm.nn import freeze as freeze
 from renorm.nn import unfreeze as unfreeze
+from renorm.nn.normalizers import normalizer as normalizer
+from renorm.nn.normalizers import normalizers as normalizers
 
 __version__ = "0.1.0"
 

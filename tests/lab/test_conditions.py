@@ -7,6 +7,7 @@ from torch import Tensor
 from lab.drawing import drawn, no_classes
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import CONDITIONS, PK, Clustered, Condition, Frames, Shuffled, Sorted
+from renorm.lab.conditions.clustered import Halved
 from renorm.lab.data import digits
 
 
@@ -72,7 +73,11 @@ def test_clustered_batches_differ_from_batch_to_batch() -> None:
         ("microbatch", Shuffled(32, 4)),
         ("clustered", Clustered(32, 4, 1)),
         ("two_classes", Clustered(32, 4, 2)),
+        ("four_classes", Clustered(32, 4, 4)),
+        ("twins", Clustered(32, 4, 2)),
+        ("halved_twins", Halved(Clustered(32, 4, 2))),
         ("accumulation", Shuffled(32, 4)),
+        ("devices", Shuffled(32, 4)),
         ("pk", PK(8, 4)),
         ("sorted", Sorted(32, 4)),
         ("frames", Frames(32, 4)),
@@ -88,7 +93,7 @@ def test_every_condition_draws_batches_of_its_sizes(condition: Condition) -> Non
     sampler = condition.build(32, 4)
     labels = digits().test_labels
     assert sampler.batch_size == 32
-    assert sampler.group_size in (4, 32)
+    assert sampler.group_size in (2, 4, 32)  # half a group, a group, the batch
     first, second = drawn(sampler, labels, 2)
     assert first.shape == second.shape == (32,)
     assert first.dtype == torch.int64

@@ -179,7 +179,10 @@ def test_defaults_are_what_the_lab_has(name: str, tmp_path: Path) -> None:
     assert set(task.conditions) - {"pk"} <= CONDITIONS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(TASKS.keys() - {"digits", "tabular", "pendulum"}))
+WITHOUT_FILES = {"digits", "binary_digits", "tabular", "pendulum"}
+
+
+@pytest.mark.parametrize("name", sorted(TASKS.keys() - WITHOUT_FILES))
 def test_a_task_without_its_data_says_what_to_do(name: str, tmp_path: Path) -> None:
     task = TASKS[name].build(TASKS[name].models[0], tmp_path)
     with pytest.raises(DataError, match=rf"is not complete: .*{tmp_path}.*--data-dir"):

@@ -17,7 +17,7 @@ NAMES = {
     "LazyBatchRenorm1d", "LazyBatchRenorm2d", "LazyBatchRenorm3d", "LazyBatchRenormAct1d",
     "LazyBatchRenormAct2d", "LazyBatchRenormAct3d", "RenormError", "accumulate", "calibrate",
     "checkpoints", "convert", "distributed", "doctor", "freeze", "functional", "fuse", "limits",
-    "measure", "nn", "summary", "to_batchnorm", "unfreeze", "unfuse",
+    "measure", "nn", "normalizer", "normalizers", "summary", "to_batchnorm", "unfreeze", "unfuse",
 }  # fmt: skip
 LATER = {"diagnose"}  # made by the module itself, each time that it is asked for
 MODULES = {module.name for module in pkgutil.iter_modules(renorm.__path__)}

@@ -82,9 +82,12 @@ def compare(
     - `shift`: as iid, tested on changed images.
 
     Normalizers: `batch_norm` (torch's own, as the model has it, on each group), `batch_renorm`,
-    `group_norm`, `layer_norm`, `cross_iteration`, `none`, and `slow_batch_norm` (batch norm with
-    an update rate of 0.01). Options go in brackets: `"group_norm(groups=8)"`,
-    `"batch_renorm(momentum=0.1, r_max=1.5)"`, `"cross_iteration(window=16)"`.
+    `group_norm` (4 groups), `layer_norm`, `cross_iteration`, `none`, and `slow_batch_norm` (batch
+    norm with an update rate of 0.01). Of other papers: `instance_norm`, `filter_response_norm`,
+    `variance_norm`, `evonorm_b0`, `evonorm_s0`, `weight_norm`, `scaled_weight_standardization`,
+    `lp_batch_norm`, `noisy_batch_norm`; one that contains the nonlinearity takes the place of the
+    activation after the norm, too. Options go in brackets: `"group_norm(groups=8)"`,
+    `"batch_renorm(momentum=0.1, r_max=1.5)"`, `"lp_batch_norm(p=inf)"`.
 
     How to read the table: the score (accuracy) is what the trained net would do in use, in eval
     mode. `lead` is how far batch renorm is ahead. `gap` is how much better the same weights do on
@@ -164,7 +167,7 @@ def compare(
         path = template.write(Path())
         messages.print(f"Wrote {path}. Now: renorm compare --task {path}:MyTask")
         return DONE
-    store, page_at = Store(out), _page_of(out)
+    store, page_at = Store(out), page_of(out)
     if download:
         fetch(task, data_dir)
     grid = Grid.of(
@@ -213,7 +216,7 @@ def _executor(
         yield run_all, Site(workers=workers, memory=bound)
 
 
-def _page_of(out: Path) -> Path:
+def page_of(out: Path) -> Path:
     """Where the page goes: beside the results, never over them."""
     if out.suffix.lower() == ".html":
         raise ArgumentError(

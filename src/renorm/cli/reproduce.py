@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
-from renorm.cli.compare import WORKERS
+from renorm.cli.compare import WORKERS, page_of
 from renorm.cli.progress import Display
 from renorm.lab.experiment import finish
 from renorm.lab.names import known
@@ -85,6 +85,7 @@ def reproduce(
     study = STUDIES[name.replace("_", "-")]
     (scale,) = known("scale", [scale], {one: one for one in SCALES})
     out = out or Path(f"{study.name}-{scale}.jsonl")
+    page = page_of(out)
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     store, wanted = Store(out), study.specifications(scale, seeds)
     interrupted = False
@@ -101,7 +102,6 @@ def reproduce(
     count = study.seeds[scale] if seeds is None else seeds
     found = _found(study, scale, count, done, _command(study, scale, seeds, out))
     reproduction_text.show(found, Console())
-    page = out.with_suffix(".html")
     reproduction_page.write(page, found)
     messages.print(f"Records: {out}\nPage: {page}")
     if markdown is not None:

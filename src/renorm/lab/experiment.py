@@ -336,7 +336,9 @@ def check_runs(wanted: Sequence[Specification], data: Path | None) -> None:
     Raises:
         ArgumentError: as the task says it.
     """
-    firsts = {replace(one, seed=0, lr=0.0): one for one in reversed(wanted)}
+    firsts: dict[Specification, Specification] = {}
+    for one in wanted:
+        firsts.setdefault(replace(one, seed=0, lr=0.0), one)
     for specification in firsts.values():
         with users_code(specification.task):
             task_of(specification, data).check(plan(specification))

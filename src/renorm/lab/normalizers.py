@@ -8,31 +8,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm import limits
 from renorm.conversion import convert
 from renorm.errors import ArgumentError
 from renorm.lab.names import known
-
-CHANNEL_GROUPS = 4
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a normalizer is set up for.
-
-    Args:
-        group: examples that share statistics in a forward; None for all of them.
-        steps: training steps of the run.
-        example: an input of the model, (1, ...) or more.
-    """
-
-    group: int | None
-    steps: int
-    example: Tensor
+from renorm.lab.placing import PerGroup as PerGroup
+from renorm.lab.placing import Setting as Setting
+from renorm.lab.placing import options_of, place
+from renorm.nn.normalizers import normalizers
 
 
 @dataclass(frozen=True)
@@ -46,40 +32,21 @@ class Normalizer:
             instead; it draws no random numbers.
         by_forward: whether it cannot normalize groups apart in one forward, so that each group
             has a forward of its own, as in gradient accumulation.
+        more: options that ``apply`` takes besides those it names.
     """
 
     name: str
     about: str
     apply: Callable[..., nn.Module]
     by_forward: bool = False
+    more: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the options it may be given."""
-        return tuple(inspect.signature(self.apply).parameters)[2:]
-
-
-class PerGroup(nn.Module):
-    """Apply a batch norm to each group of examples in turn, as a worker of its own would.
-
-    In training, every group is normalized by its own statistics and moves the running ones once;
-    in eval the groups make no difference and the batch is normalized in one call.
-
-    Args:
-        norm: a layer that takes statistics over the examples it is given.
-        group: examples that share statistics, at least 1; the last group may be smaller.
-    """
-
-    def __init__(self, norm: nn.Module, group: int) -> None:
-        super().__init__()
-        self.norm = norm
-        self.group = group
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x`` (N, C, *spatial)."""
-        if not self.training:
-            return self.norm(x)
-        return torch.cat([self.norm(part) for part in x.split(self.group)])
+        taken = inspect.signature(self.apply).parameters.values()
+        named = [one.name for one in taken if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        return (*named[2:], *self.more)
 
 
 def _batch_norm(model: nn.Module, setting: Setting) -> nn.Module:
@@ -141,24 +108,11 @@ def _cross_iteration(
     )
 
 
-def _group_norm(model: nn.Module, setting: Setting, groups: int = CHANNEL_GROUPS) -> nn.Module:
-    return convert(model, to=lambda norm: _of_groups(norm, groups))
-
-
-def _layer_norm(model: nn.Module, setting: Setting) -> nn.Module:
-    return convert(model, to=lambda norm: _of_groups(norm, 1))
-
-
-def _none(model: nn.Module, setting: Setting) -> nn.Module:
-    return convert(model, to=lambda norm: nn.Identity())
-
-
-def _of_groups(norm: _BatchNorm, groups: int) -> nn.GroupNorm:
-    """Group norm with the layer's weight and bias, such as a weight of 0 that ends a block."""
-    channels = norm.num_features
-    new = nn.GroupNorm(math.gcd(groups, channels), channels, norm.eps, norm.affine)
-    new.weight, new.bias = norm.weight, norm.bias
-    return new
+def _placed(name: str) -> "Normalizer":
+    """An entry of ``renorm.normalizers`` as it is."""
+    entry = normalizers()[name]
+    about = f"{entry.about} ({entry.source})"
+    return Normalizer(name, about, partial(place, name), more=options_of(name))
 
 
 NORMALIZERS = {
@@ -174,24 +128,29 @@ NORMALIZERS = {
             "renorm's BatchRenorm with the paper's limits scaled to the run",
             _batch_renorm,
         ),
-        Normalizer(
-            "group_norm",
-            f"nn.GroupNorm, {CHANNEL_GROUPS} groups of channels: examples do not mix",
-            _group_norm,
-        ),
+        _placed("group_norm"),
         Normalizer(
             "cross_iteration",
             "renorm's CrossIterationBatchNorm, window 8, each group an iteration of its own",
             _cross_iteration,
             by_forward=True,
         ),
-        Normalizer("layer_norm", "nn.GroupNorm with a single group of channels", _layer_norm),
-        Normalizer("none", "no normalization", _none),
+        _placed("layer_norm"),
+        _placed("none"),
         Normalizer(
             "slow_batch_norm",
             "batch_norm with momentum 0.01, batch renorm's update rate",
             _slow_batch_norm,
         ),
+        _placed("instance_norm"),
+        _placed("filter_response_norm"),
+        _placed("variance_norm"),
+        _placed("evonorm_b0"),
+        _placed("evonorm_s0"),
+        _placed("weight_norm"),
+        _placed("scaled_weight_standardization"),
+        _placed("lp_batch_norm"),
+        _placed("noisy_batch_norm"),
     )
 }
 
@@ -239,7 +198,7 @@ def _parsed(name: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(text, mode="eval").body
         if not isinstance(call, ast.Call) or call.args or ast.unparse(call.func) != "f":
             raise ValueError("options have names")
-        options = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords if one.arg}
+        options = {str(one.arg): _value(one.value) for one in call.keywords if one.arg}
         if len(options) < len(call.keywords):
             raise ValueError("options have names")
     except (SyntaxError, ValueError) as error:
@@ -248,3 +207,9 @@ def _parsed(name: str) -> tuple[str, dict[str, Any]]:
             f"{name!r} ({error})."
         ) from error
     return base, options
+
+
+def _value(node: ast.expr) -> Any:
+    """A plain value; infinity is one, as ``repr`` writes it."""
+    infinite = isinstance(node, ast.Name) and node.id == "inf"
+    return math.inf if infinite else ast.literal_eval(node)

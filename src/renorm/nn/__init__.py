@@ -27,4 +27,6 @@ from renorm.nn.normalizers import EvoNormS0 as EvoNormS0
 from renorm.nn.normalizers import FilterResponseNorm as FilterResponseNorm
 from renorm.nn.normalizers import LpBatchNorm as LpBatchNorm
 from renorm.nn.normalizers import NoisyBatchNorm as NoisyBatchNorm
+from renorm.nn.normalizers import ScaledWeightStandardization as ScaledWeightStandardization
 from renorm.nn.normalizers import VarianceNorm as VarianceNorm
+from renorm.nn.normalizers import WeightNorm as WeightNorm

@@ -59,3 +59,13 @@ from renorm.reference.shapes import as_maps as as_maps
 from renorm.reference.shapes import as_rows as as_rows
 from renorm.reference.variance_2021 import variance_norm as variance_norm
 from renorm.reference.variance_2021 import variance_norm_backward as variance_norm_backward
+from renorm.reference.weights_2021 import corrected_relu as corrected_relu
+from renorm.reference.weights_2021 import corrected_relu_backward as corrected_relu_backward
+from renorm.reference.weights_2021 import (
+    scaled_weight_standardization as scaled_weight_standardization,
+)
+from renorm.reference.weights_2021 import (
+    scaled_weight_standardization_backward as scaled_weight_standardization_backward,
+)
+from renorm.reference.weights_2021 import weight_norm as weight_norm
+from renorm.reference.weights_2021 import weight_norm_backward as weight_norm_backward

@@ -61,7 +61,7 @@ CONDITIONS = {
         ),
         Condition(
             "halved_twins",
-            "the batches of twins, statistics per half a group, without the other of each class",
+            "the batches of twins, statistics per half a group: twins are parted",
             lambda batch, group: Halved(_twins(batch, group)),
             needs_classes=True,
         ),

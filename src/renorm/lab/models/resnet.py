@@ -33,6 +33,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(outside)
+        self.relu1 = nn.ReLU()  # a module: some normalizers take its place
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outside)
         self.shortcut: nn.Module = nn.Sequential()
@@ -41,7 +42,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (N, inside, H, W) to (N, outside, H / stride, W / stride)."""
-        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.relu1(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 

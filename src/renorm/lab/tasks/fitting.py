@@ -21,6 +21,7 @@ from renorm.lab.streams import ORDER, TEST, TEST_VIEWS, VIEWS, stream
 from renorm.lab.tasks.base import Plan
 from renorm.measure import Monitor
 from renorm.nn import BatchRenorm, CrossIterationBatchNorm, accumulate
+from renorm.nn.normalizers.running import RunningNormalizer
 from renorm.report.records import Corrections
 
 POINTS = 10
@@ -167,12 +168,12 @@ def _joined(replicas: Sequence[nn.Module]) -> nn.Module:
 
 
 def _average_statistics(replicas: Sequence[nn.Module]) -> None:
-    """Give the first the mean over all of each running mean and each running variance.
+    """Give the first the mean over all of each running mean and variance, or other moment.
 
     The variance is that within devices: how much their running means differ does not enter.
     """
     for layers in zip(*(replica.modules() for replica in replicas), strict=True):
-        for name in ("running_mean", "running_var"):
+        for name in ("running_mean", "running_var", "running_moment"):
             mine = getattr(layers[0], name, None)
             if mine is not None:
                 mine.copy_(torch.stack([getattr(layer, name) for layer in layers]).mean(0))
@@ -300,7 +301,8 @@ def both_modes(model: nn.Module, problem: Problem, plan: Plan) -> tuple[float | 
 def _by_batch_statistics(model: nn.Module) -> nn.Module:
     """The model in eval mode but for its normalizers: dropout is no part of the gap."""
     model.train()  # as in training: a model may keep layers in eval mode
-    norms = [m for m in model.modules() if m.training and isinstance(m, _BatchNorm | PerGroup)]
+    kinds = _BatchNorm | RunningNormalizer | PerGroup
+    norms = [m for m in model.modules() if m.training and isinstance(m, kinds)]
     model.eval()
     for norm in norms:
         norm.training = True

@@ -82,9 +82,9 @@ class Normalizer(nn.Module, ABC):
 
     def _scaled(self, x: Tensor) -> Tensor:
         """``weight * x + bias``, if there are any."""
-        if self.weight is None or self.bias is None:
-            return x
-        return per_channel(self.weight, x) * x + per_channel(self.bias, x)
+        if self.weight is not None:
+            x = per_channel(self.weight, x) * x
+        return x if self.bias is None else x + per_channel(self.bias, x)
 
     def extra_repr(self) -> str:
         """The settings, as ``print(model)`` shows them."""

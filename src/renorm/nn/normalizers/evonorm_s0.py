@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from renorm.errors import ArgumentError
 from renorm.nn.normalizers.base import Normalizer, per_channel, variance
-
-GROUPS = 32
+from renorm.nn.normalizers.groups import group_count
 
 
 class EvoNormS0(Normalizer):
@@ -50,7 +49,7 @@ class EvoNormS0(Normalizer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, affine, device, dtype)
-        self.groups = _groups(num_features, groups, group_size)
+        self.groups = group_count(num_features, groups, group_size)
         self.v = self._parameter(1.0, device, dtype)
 
     def _normalized(self, x: Tensor) -> Tensor:
@@ -64,25 +63,6 @@ class EvoNormS0(Normalizer):
     def extra_repr(self) -> str:
         """The settings, as ``print(model)`` shows them."""
         return f"{super().extra_repr()}, groups={self.groups}"
-
-
-def _groups(channels: int, groups: int | None, group_size: int | None) -> int:
-    """The number of groups; refuses what does not divide the channels."""
-    if groups is not None and group_size is not None:
-        raise ArgumentError(
-            f"groups and group_size say the same twice, got groups={groups} and "
-            f"group_size={group_size}. Give one of them."
-        )
-    name, value = ("groups", groups) if group_size is None else ("group_size", group_size)
-    if value is None:
-        value = min(GROUPS, channels)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or channels % value:
-        divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-        raise ArgumentError(
-            f"{name} must divide num_features={channels}, got {value!r}. It can be one of "
-            f"{', '.join(map(str, divisors))}."
-        )
-    return value if group_size is None else channels // value
 
 
 def _check_group(layer: EvoNormS0, grouped: Tensor) -> None:
