@@ -324,7 +324,7 @@ def test_averages_begin_where_the_layer_arrives() -> None:
 
 def test_settings_are_shown_converted_and_left_behind() -> None:
     assert repr(BatchRenorm1d(4, backward="moving")).endswith(
-        "backward='moving', backward_momentum=0.1)"
+        "backward='moving', backward_momentum=0.3)"
     )
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LazyBatchNorm2d())
     renorm.convert(model, backward="moving", backward_momentum=0.2)

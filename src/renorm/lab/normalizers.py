@@ -69,7 +69,7 @@ def _batch_renorm(
     d_max: float = 5.0,
     ramp: bool = True,
     backward: str = "batch",
-    backward_momentum: float = 0.1,
+    backward_momentum: float = 0.3,
 ) -> nn.Module:
     # running statistics settle in 3 / momentum updates, which must be a small part of the run
     momentum = min(0.1, max(0.01, 10 / setting.steps)) if momentum is None else momentum

@@ -88,7 +88,7 @@ class BatchRenorm(_BatchNorm):
     kernel: str | None
     sync: sharing.Sync
     backward: Backward = "batch"
-    backward_momentum: float = 0.1
+    backward_momentum: float = 0.3
     frozen: bool
     _joint_forwards: int  # with statistics of the batches of all processes
     _memory: Memory
@@ -120,7 +120,7 @@ class BatchRenorm(_BatchNorm):
         sync: sharing.Sync = None,
         process_group: Group = None,
         backward: Backward = "batch",
-        backward_momentum: float = 0.1,
+        backward_momentum: float = 0.3,
     ) -> None:
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
@@ -146,7 +146,7 @@ class BatchRenorm(_BatchNorm):
         sync: sharing.Sync = None,
         process_group: Group = None,
         backward: Backward = "batch",
-        backward_momentum: float = 0.1,
+        backward_momentum: float = 0.3,
     ) -> None:
         """Set everything that this layer has and nn.BatchNorm has not.
 

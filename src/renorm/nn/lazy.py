@@ -40,7 +40,7 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
         sync: Sync = None,
         process_group: Group = None,
         backward: Backward = "batch",
-        backward_momentum: float = 0.1,
+        backward_momentum: float = 0.3,
     ) -> None:
         # momentum=None is allowed; torch's own annotation forgets it
         momentum_: Any = momentum
