@@ -58,6 +58,7 @@ class LayerSummary:
         history: the bytes that such a layer remembers.
         then: what an activated layer does to the normalized values: ``"fused with ReLU"`` where
             it is one operation with the norm, else the classes of its modules in order.
+        backward: ``"moving"`` where backward passes remove moving averages, or empty.
     """
 
     name: str
@@ -77,13 +78,15 @@ class LayerSummary:
     source: str = ""
     compensation: str = ""
     history: int = 0
+    backward: str = ""
 
     def settings(self) -> str:
         """What is usually the same for many layers, in words: schedule, then the rest."""
         momentum = "plain average" if self.momentum is None else f"momentum {self.momentum:g}"
         groups = "" if self.microbatch is None else f", microbatch {self.microbatch}"
         shared = f", sync {self.sync}" if self.sync else ""
-        return f"{self.limits}\n{momentum}, eps {self.eps:g}{groups}{shared}"
+        backward = f", backward {self.backward}" if self.backward else ""
+        return f"{self.limits}\n{momentum}, eps {self.eps:g}{groups}{shared}{backward}"
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def _row(name: str, layer: _BatchNorm, names: Mapping[nn.Module, str]) -> LayerS
         _then(layer),
         _sync(layer),
         *_remembered(layer, names),
+        backward="moving" if isinstance(layer, BatchRenorm) and layer.backward == "moving" else "",
     )
 
 

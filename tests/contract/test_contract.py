@@ -4,12 +4,12 @@ import pytest
 
 from contract.checks import CHECKS, failures
 from contract.trial import Trial
-from support.cases import CASES, EPILOGUES, Case, inputs
+from support.cases import CASES, EPILOGUES, MOVING, Case, inputs
 from support.subjects import SUBJECTS, Subject
 
 GRID = [
     pytest.param(subject, case, id=f"{subject.id}-{case.id}")
-    for case in CASES + EPILOGUES
+    for case in CASES + EPILOGUES + MOVING
     for subject in SUBJECTS
     if any(check.when(subject, case) for check in CHECKS)
 ]
@@ -28,7 +28,7 @@ def test_contract(subject: Subject, case: Case) -> None:
 
 
 def test_case_ids_are_unique() -> None:
-    ids = [case.id for case in CASES + EPILOGUES]
+    ids = [case.id for case in CASES + EPILOGUES + MOVING]
     assert len(set(ids)) == len(ids)
 
 

@@ -92,3 +92,10 @@ def test_unknown_names_and_options_are_answered_with_what_there_is(
 ) -> None:
     with pytest.raises(ArgumentError, match=message.replace("(", r"\(").replace(")", r"\)")):
         find(asked)
+
+
+def test_batch_renorm_is_compared_with_moving_averages_in_its_backward_pass() -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6))
+    entry = find("batch_renorm(backward='moving', backward_momentum=0.2)")
+    layer = entry.apply(model, Setting(4, 10, torch.zeros(2, 5)))[1]  # type: ignore[index]
+    assert (layer.backward, layer.backward_momentum, layer.microbatch) == ("moving", 0.2, 4)

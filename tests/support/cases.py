@@ -36,6 +36,7 @@ class Case:
     limits: tuple[float, float] = (1.5, 0.5)
     eps: float = 1e-5
     momentum: float = 0.1
+    backward: Literal["batch", "moving"] = "batch"  # on a first pass, whose averages are its own
     seed: int = 0
 
     @property
@@ -129,21 +130,43 @@ _DTYPES = [
          parameter_dtype=torch.float32),
 ]  # fmt: skip
 
+_MOVING = [
+    Case("moving", (4, 8, 7, 7), backward="moving"),
+    Case("moving 2d", (12, 6), backward="moving", microbatch=4),
+    Case("moving ragged", (7, 5, 4, 4), backward="moving", microbatch=3),
+    Case("moving masked", (5, 6, 11), backward="moving", masked=True),
+    Case("moving channels_last", (6, 5, 4, 4), backward="moving", microbatch=2,
+         layout="channels_last"),
+    Case("moving batch norm limits", (6, 5, 4, 4), backward="moving", microbatch=2,
+         limits=(1.0, 0.0)),
+    Case("moving no affine", (6, 5, 4, 4), backward="moving", affine=False),
+    Case("moving offset", (8, 8, 14, 14), backward="moving", offset=1e4),
+    Case("moving bfloat16", (4, 8, 7, 7), torch.bfloat16, backward="moving"),
+    Case("moving autocast float16", (4, 8, 7, 7), torch.float16, backward="moving",
+         parameter_dtype=torch.float32),
+]  # fmt: skip
+
 CASES = _BASE + _OFFSETS + _DTYPES
 
-# what follows a normalization, in the same pass
-EPILOGUES = [
-    replace(case, id=f"{case.id} + {name}", **what)
-    for case in CASES
-    if case.layout not in ("expanded", "strided")
-    and case.offset == 0
-    and case.affine  # without, a value may be exactly 0, where a ReLU has no gradient
-    for name, what in {
-        "relu": {"relu": True},
-        "residual": {"residual": True},
-        "residual + relu": {"residual": True, "relu": True},
-    }.items()
-]
+
+def _followed(cases: list[Case]) -> list[Case]:
+    """The cases with what follows a normalization, in the same pass."""
+    return [
+        replace(case, id=f"{case.id} + {name}", **what)
+        for case in cases
+        if case.layout not in ("expanded", "strided")
+        and case.offset == 0
+        and case.affine  # without, a value may be exactly 0, where a ReLU has no gradient
+        for name, what in {
+            "relu": {"relu": True},
+            "residual": {"residual": True},
+            "residual + relu": {"residual": True, "relu": True},
+        }.items()
+    ]
+
+
+EPILOGUES = _followed(CASES)
+MOVING = _MOVING + _followed(_MOVING)
 
 
 def case(name: str) -> Case:

@@ -77,6 +77,8 @@ def _normalized(case: Case, t: Inputs) -> Expected:
             counts.append(len(xs))
         dbeta += dys.sum(axis=0)
     used = np.concatenate(_groups(case, t))
+    if case.backward == "moving":
+        _replace_by_moving(dx, x, dy, mu, sigma, gamma, case, _groups(case, t))
     new_mu = np.average(mus, axis=0, weights=counts) if mus else mu
     new_sigma = np.average(sigmas, axis=0, weights=counts) if mus else sigma
     x_hat = (y[used] - beta) / np.where(gamma == 0, 1, gamma)
@@ -93,6 +95,39 @@ def _normalized(case: Case, t: Inputs) -> Expected:
         dweight_scale=float(np.abs(dy[used] * x_hat).sum(axis=0).max()),
         dbias_scale=float(np.abs(dy[used]).sum(axis=0).max()),
     )
+
+
+def _replace_by_moving(
+    dx: np.ndarray,
+    x: np.ndarray,
+    dy: np.ndarray,
+    mu: np.ndarray,
+    sigma: np.ndarray,
+    gamma: np.ndarray,
+    case: Case,
+    groups: list[np.ndarray],
+) -> None:
+    """The gradient of a first pass with averages, which are those of the batch."""
+    (r_max, d_max), zero = case.limits, np.zeros(case.shape[1])
+    steps = [
+        reference.batch_renorm(
+            x[rows], mu, sigma, gamma, zero, r_max=r_max, d_max=d_max, alpha=0.0, eps=case.eps
+        )
+        for rows in groups
+    ]
+    found = reference.batch_renorm_moving_backward(
+        [dy[rows] for rows in groups],
+        [x[rows] for rows in groups],
+        gamma,
+        [step.r for step in steps],
+        [step.d for step in steps],
+        reference.GradientAverages(zero, zero, 0),
+        rate=0.1,
+        eps=case.eps,
+        own=case.limits == (1.0, 0.0),
+    )
+    for rows, group in zip(groups, found.dx, strict=True):
+        dx[rows] = group
 
 
 def _groups(case: Case, t: Inputs) -> list[np.ndarray]:

@@ -78,7 +78,11 @@ def settings(case: Case) -> dict:
 
 
 def renorm_settings(case: Case) -> dict:
-    return {"limits": limits.fixed(*case.limits), "microbatch": case.microbatch}
+    return {
+        "limits": limits.fixed(*case.limits),
+        "microbatch": case.microbatch,
+        "backward": case.backward,
+    }
 
 
 def of_class(cls: type[BatchRenorm]) -> Callable[[Case], nn.Module]:
@@ -132,8 +136,17 @@ def _with_kernel(name: str) -> Callable[[Case], nn.Module]:
     )
 
 
+def _by_batch(case: Case) -> bool:
+    """Whether the backward pass is the paper's."""
+    return case.backward == "batch"
+
+
 def _plain(case: Case) -> bool:
-    return not case.masked and (case.microbatch is None or case.microbatch >= case.shape[0])
+    return (
+        _by_batch(case)
+        and not case.masked
+        and (case.microbatch is None or case.microbatch >= case.shape[0])
+    )
 
 
 def rounded_once(case: Case) -> bool:
@@ -142,7 +155,7 @@ def rounded_once(case: Case) -> bool:
 
 
 AUTO = Subject("BatchRenormNd", _by_rank)
-CPU = Subject("cpu kernel", _with_kernel("cpu"), missing=cpu.MISSING)
+CPU = Subject("cpu kernel", _with_kernel("cpu"), takes=_by_batch, missing=cpu.MISSING)
 CUDA = Subject(  # the battery lies on the cpu: it runs the device code where that is interpreted
     "cuda kernel",
     _with_kernel("cuda"),

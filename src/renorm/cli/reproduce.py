@@ -42,6 +42,7 @@ def reproduce(
     - `cross-iteration`: Yao et al. 2020.
     - `smoothness`: Santurkar et al. 2018, how batch norm helps optimization.
     - `beyond-batchnorm`: Lubana, Dick and Tanaka 2021.
+    - `moving-backward`: no paper's, `BatchRenorm2d(backward="moving")` against batch renorm.
 
     Scales: `smoke` takes a minute, needs no files and decides little; `laptop` takes up to an hour
     and a half on two cores, and reads data sets from files; `gpu` is longer again.

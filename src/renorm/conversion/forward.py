@@ -91,10 +91,11 @@ def convert(
             modules. It is run in eval mode, leaves nothing changed, and is not looked at where the
             settings need no source.
         **options: ``momentum`` and the settings of ``BatchRenorm``: ``limits``, ``microbatch``,
-            ``single``, ``kernel``, ``sync``, ``process_group``; or those of
-            ``CrossIterationBatchNorm``: ``window``, ``burn_in``, ``compensation``, ``sample``,
-            ``follow``, ``limits``, ``history``. With ``sync="running"``
-            ``renorm.distributed.sync_running`` is called on the model.
+            ``single``, ``kernel``, ``sync``, ``process_group``, ``backward``,
+            ``backward_momentum``; or those of ``CrossIterationBatchNorm``: ``window``,
+            ``burn_in``, ``compensation``, ``sample``, ``follow``, ``limits``, ``history``. With
+            ``sync="running"`` ``renorm.distributed.sync_running`` is called on the
+            model.
 
     Returns:
         The model; its replacement if the model itself was a layer and ``to`` a callable.

@@ -1,5 +1,6 @@
 """The arithmetic of batch renorm, a file a backend; ``select`` picks one and can say why."""
 
+from renorm.kernels.call import Averages as Averages
 from renorm.kernels.call import Call as Call
 from renorm.kernels.call import Outcome as Outcome
 from renorm.kernels.call import accumulation_dtype as accumulation_dtype

@@ -8,6 +8,14 @@ from torch import Tensor
 from renorm.limits import Ramp
 
 
+class Averages(NamedTuple):
+    """What backward passes leave for later ones: means over values, of the gradient g = dL/dy."""
+
+    values: Tensor  # (2, C): moving averages of mean(g) and mean(g x_hat), before weight and bias
+    passes: Tensor  # (): backward passes so far
+    momentum: float  # their update rate
+
+
 class Call(NamedTuple):
     """One normalization, already validated; shapes in the project's letters.
 
@@ -36,6 +44,7 @@ class Call(NamedTuple):
     in_place: bool = False
     group: Any = None  # process group whose examples are normalized together with these
     sums: Tensor | None = None  # over the group, where they are known
+    averages: Averages | None = None  # removed by the backward pass instead of a group's own means
 
     def bounds(self) -> tuple[float | Tensor, float | Tensor]:
         """``r_max`` and ``d_max``, ramps evaluated at the counter."""

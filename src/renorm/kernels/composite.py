@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from renorm.kernels import exchange
+from renorm.kernels import exchange, moving
 from renorm.kernels.algebra import correction, updated
 from renorm.kernels.call import Call, Outcome, accumulation_dtype, finished
 
@@ -45,6 +45,8 @@ class _Statistics(NamedTuple):
 
 def run(call: Call) -> Outcome:
     """Normalize ``call.x`` in groups of ``microbatch`` examples (one group if None)."""
+    if call.averages is not None:
+        return moving.run(call)
     groups = [(_measured(x, mask, call), mask) for x, mask in _groups(call)]
     ys = [
         _normalized(group, mask, call, _corrected(group, call)).flatten(0, 1)
@@ -72,6 +74,8 @@ def run(call: Call) -> Outcome:
 
 def batch_mean(call: Call) -> Tensor:
     """The (G, C) means that ``run`` would return, bit for bit."""
+    if call.averages is not None:
+        return moving.batch_mean(call)
     groups = [_measured(x.detach(), mask, call) for x, mask in _groups(call)]
     return torch.cat([g.whole_mean() for g in groups])
 

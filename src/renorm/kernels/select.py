@@ -116,6 +116,8 @@ def _obstacle(call: Call) -> str | None:
         return "the compiler fuses plain operations itself"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
+    if call.averages is not None:
+        return "its backward pass takes moving averages"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
     if call.x.device.type not in ("cpu", "cuda"):

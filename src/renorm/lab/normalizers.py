@@ -66,6 +66,8 @@ def _batch_renorm(
     r_max: float = 3.0,
     d_max: float = 5.0,
     ramp: bool = True,
+    backward: str = "batch",
+    backward_momentum: float = 0.3,
 ) -> nn.Module:
     # running statistics settle in 3 / momentum updates, which must be a small part of the run
     momentum = min(0.1, max(0.01, 10 / setting.steps)) if momentum is None else momentum
@@ -75,7 +77,14 @@ def _batch_renorm(
         schedule = limits.Limits(
             replace(paper.r_max, high=float(r_max)), replace(paper.d_max, high=float(d_max))
         )
-    return convert(model, momentum=momentum, limits=schedule, microbatch=setting.group)
+    return convert(
+        model,
+        momentum=momentum,
+        limits=schedule,
+        microbatch=setting.group,
+        backward=backward,
+        backward_momentum=backward_momentum,
+    )
 
 
 def _cross_iteration(

@@ -10,10 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import collectives, functional, kernels
 from renorm.collectives import Group
 from renorm.errors import ArgumentError
-from renorm.kernels import Call
+from renorm.kernels import Averages, Call
 from renorm.limits import Limits, paper
-from renorm.nn import sharing
-from renorm.nn.deferral import Batch, Deferral, Pool
+from renorm.nn import gradient_averages, sharing
+from renorm.nn.deferral import Batch, Deferral, Pool, is_ready
+from renorm.nn.gradient_averages import Backward
 from renorm.nn.inputs import by_running_statistics, check_input
 from renorm.nn.recomputation import Memory, Reference, in_backward, may_be_repeated
 
@@ -59,8 +60,26 @@ class BatchRenorm(_BatchNorm):
             twice a layer. ``"running"``: the running statistics, by one exchange a step that
             nothing waits for; see ``renorm.distributed.sync_running``, which it needs.
         process_group: of torch.distributed, for ``sync``; None for the default one.
+        backward: what a backward pass removes from the gradient, see below.
+        backward_momentum: update rate of the averages of ``backward="moving"``, above 0 to 1.
 
-    Source: Ioffe 2017 (arXiv 1702.03275), Algorithm 1.
+    With ``backward="batch"``, the paper's, the gradient loses what a batch, or group, has in common
+    and its part along x; if a group is of one class, that is what training would need. With
+    ``backward="moving"`` it loses moving averages of the two over earlier backward passes instead::
+
+        dx = weight * r / sigma_B * (g - E[g] - z * E[g x_hat]),     g = dL/dy
+        z = (x - mu_B) / sigma_B,    x_hat = z * r + d
+
+    While the limits are (1, 0) this is the paper's, too. Every backward pass moves the averages
+    once, a second one through the same graph as well, and one repeated by activation checkpointing
+    once in all; a pass with anything not finite moves nothing. The first ones are plain averages.
+    The state_dict does not have them: after loading one they start anew, which 1 /
+    backward_momentum passes later no longer matters, like a change of the loss scale. Copies and
+    pickles have them, and each process its own. There is no second derivative, nothing of
+    torch.func, and no ``sync="batch"``.
+
+    Source: Ioffe 2017 (arXiv 1702.03275), Algorithm 1; Yan et al. 2020 (ICLR, Towards Stabilizing
+    Batch Statistics in Backward Propagation) for moving averages in backward passes.
     """
 
     limits: Schedule
@@ -68,12 +87,15 @@ class BatchRenorm(_BatchNorm):
     single: Literal["raise", "running"]
     kernel: str | None
     sync: sharing.Sync
+    backward: Backward = "batch"
+    backward_momentum: float = 0.3
     frozen: bool
     _joint_forwards: int  # with statistics of the batches of all processes
     _memory: Memory
     _held_group: collectives.Held | None
     _deferral: Deferral | None = None
     _pool: Pool | None = None
+    _averages: Averages | None = None
     _ranks: ClassVar[tuple[int, ...]] = ()
     qconfig = sharing.LostToSyncBatchNorm(
         "its limits, and batch renorm itself, would be lost. Share its statistics with "
@@ -97,6 +119,8 @@ class BatchRenorm(_BatchNorm):
         kernel: str | None = None,
         sync: sharing.Sync = None,
         process_group: Group = None,
+        backward: Backward = "batch",
+        backward_momentum: float = 0.3,
     ) -> None:
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
@@ -108,6 +132,8 @@ class BatchRenorm(_BatchNorm):
             kernel=kernel,
             sync=sync,
             process_group=process_group,
+            backward=backward,
+            backward_momentum=backward_momentum,
         )
 
     def configure(
@@ -119,6 +145,8 @@ class BatchRenorm(_BatchNorm):
         kernel: str | None = None,
         sync: sharing.Sync = None,
         process_group: Group = None,
+        backward: Backward = "batch",
+        backward_momentum: float = 0.3,
     ) -> None:
         """Set everything that this layer has and nn.BatchNorm has not.
 
@@ -132,12 +160,18 @@ class BatchRenorm(_BatchNorm):
             )
         functional.check_settings(self.momentum, self.eps, microbatch, single, kernel)
         sharing.check_settings(sync, process_group, microbatch)
+        gradient_averages.check_settings(
+            backward, backward_momentum, kernel, sync, self.track_running_stats
+        )
         self.limits = limits
         self.microbatch = microbatch
         self.single = single
         self.kernel = kernel
         self.sync = sync
         self.process_group = process_group
+        self.backward = backward
+        self.backward_momentum = backward_momentum
+        self._begin_averages()
         self.frozen = False
         self._leave_deferral()
         self._joint_forwards = 0
@@ -181,6 +215,20 @@ class BatchRenorm(_BatchNorm):
         if self._pool is not None:
             self._pool.clear()
 
+    def _begin_averages(self) -> None:
+        """Have averages where the statistics are, before code is compiled that moves them."""
+        self._averages = None
+        if is_ready(self):
+            mean: Any = self.running_mean
+            with torch.inference_mode(False):
+                self._averages_at(mean.device)
+
+    def _replace_state(self) -> None:
+        """Have the statistics replaced, and the averages of gradients start anew."""
+        self._replace_statistics()
+        if self._averages is not None:
+            gradient_averages.restart(self._averages)
+
     def _leave_deferral(self) -> None:
         """Update the statistics in each forward, as by default."""
         self._replace_statistics()
@@ -189,7 +237,7 @@ class BatchRenorm(_BatchNorm):
 
     def reset_running_stats(self) -> None:
         """Set the statistics to (0, 1) and their count to 0, as a new layer has them."""
-        self._replace_statistics()
+        self._replace_state()
         super().reset_running_stats()
 
     def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
@@ -197,12 +245,16 @@ class BatchRenorm(_BatchNorm):
         super()._save_to_state_dict(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self._replace_statistics()
+        self._replace_state()
         super()._load_from_state_dict(*args, **options)
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         self._settle()
-        return super()._apply(*args, **options)
+        super()._apply(*args, **options)
+        mean, averages = self.running_mean, self._averages
+        if averages is not None and mean is not None and mean.device != averages.values.device:
+            self._begin_averages()
+        return self
 
     def restart_limits(self) -> None:
         """Start the schedule of the limits again, as after loading batch norm's checkpoint."""
@@ -223,6 +275,8 @@ class BatchRenorm(_BatchNorm):
             text += f", kernel={self.kernel!r}"
         if self.sync is not None:
             text += f", sync={self.sync!r}"
+        if self.backward != "batch":
+            text += f", backward={self.backward!r}, backward_momentum={self.backward_momentum}"
         return text + (", frozen" if self.frozen else "")
 
     @property
@@ -267,6 +321,7 @@ class BatchRenorm(_BatchNorm):
             or self.microbatch is not None
             or self.momentum is None
             or self.sync is not None
+            or self.backward != "batch"
             or self._deferral is not None
             or "weight" not in parameters  # parametrized, or replaced by a wrapper
             or "bias" not in parameters
@@ -417,7 +472,19 @@ class BatchRenorm(_BatchNorm):
             counter if isinstance(counter, Tensor) else None,
             in_place,
             group,
+            averages=self._averages_at(x.device) if reference is not None else None,
         )
+
+    def _averages_at(self, device: torch.device) -> Averages | None:
+        """Those of this layer's gradients, begun anew on another device; None if it keeps none."""
+        if self.backward == "batch":
+            return None
+        if self._averages is None or self._averages.values.device != device:
+            averages = gradient_averages.begun(self, device)
+            if not torch.is_grad_enabled():  # tensors of inference mode could not be moved later
+                return averages
+            self._averages = averages
+        return self._averages._replace(momentum=self.backward_momentum)
 
     def _write(self, outcome: kernels.Outcome, repeated: Tensor | None) -> None:
         """Move the buffers to the new statistics, in place; not for a repeated forward."""

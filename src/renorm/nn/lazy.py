@@ -16,6 +16,7 @@ from renorm.nn.batch_renorm import (
     BatchRenorm3d,
     Schedule,
 )
+from renorm.nn.gradient_averages import Backward
 from renorm.nn.sharing import Sync
 
 
@@ -38,6 +39,8 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
         kernel: str | None = None,
         sync: Sync = None,
         process_group: Group = None,
+        backward: Backward = "batch",
+        backward_momentum: float = 0.3,
     ) -> None:
         # momentum=None is allowed; torch's own annotation forgets it
         momentum_: Any = momentum
@@ -49,6 +52,8 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
             kernel=kernel,
             sync=sync,
             process_group=process_group,
+            backward=backward,
+            backward_momentum=backward_momentum,
         )
 
     def initialize_parameters(  # type: ignore[override]
@@ -56,6 +61,7 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
     ) -> None:
         super().initialize_parameters(input)
         self.num_features = input.shape[1]  # torch forgets it where a checkpoint came first
+        self._begin_averages()
 
 
 class LazyBatchRenorm1d(_LazyBatchRenorm, BatchRenorm1d):  # type: ignore[misc]

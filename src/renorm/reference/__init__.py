@@ -50,6 +50,11 @@ from renorm.reference.patches import linear_backward as linear_backward
 from renorm.reference.renormalization_2017 import Renormalized as Renormalized
 from renorm.reference.renormalization_2017 import batch_renorm as batch_renorm
 from renorm.reference.renormalization_2017 import batch_renorm_backward as batch_renorm_backward
+from renorm.reference.renormalization_moving import GradientAverages as GradientAverages
+from renorm.reference.renormalization_moving import MovingBackward as MovingBackward
+from renorm.reference.renormalization_moving import (
+    batch_renorm_moving_backward as batch_renorm_moving_backward,
+)
 from renorm.reference.shapes import as_maps as as_maps
 from renorm.reference.shapes import as_rows as as_rows
 from renorm.reference.variance_2021 import variance_norm as variance_norm

@@ -5,6 +5,7 @@ from renorm.lab.papers import (
     batch_renorm,
     beyond_batchnorm,
     cross_iteration,
+    moving_backward,
     smoothness,
 )
 from renorm.lab.papers.study import SCALES as SCALES
@@ -16,5 +17,6 @@ _STUDIES = (
     cross_iteration.STUDY,
     smoothness.STUDY,
     beyond_batchnorm.STUDY,
+    moving_backward.STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}

@@ -8,7 +8,7 @@ from renorm.report.claims import Claim, Evidence, between, contrast, more_than
 from renorm.report.records import Specification
 
 _WHOLE = {
-    "smoke": Specification("digits", "convnet", "batch_norm", "devices", 0, 40, 0.05, 8, 8),
+    "smoke": Specification("digits", "convnet", "batch_norm", "devices", 0, 20, 0.05, 8, 8),
     "laptop": Specification(
         "fashion_mnist", "resnet8", "batch_norm", "devices", 0, 600, 0.1, 32, 32
     ),

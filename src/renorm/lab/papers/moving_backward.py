@@ -1,0 +1,73 @@
+"""Beyond Ioffe 2017: when moving averages in the backward pass of batch renorm help."""
+
+import math
+from dataclasses import replace
+
+from renorm.lab.papers.study import Study
+from renorm.report.claims import Claim, between, contrast, more_than
+from renorm.report.records import Specification
+
+# the first arm at each scale, as in the study of batch renorm: they may share their runs
+_IID = {
+    "smoke": Specification("digits", "convnet", "batch_renorm", "iid", 0, 60, 0.1, 32, 8),
+    "laptop": Specification(
+        "mirrored_cifar10", "resnet14", "batch_renorm", "iid", 0, 4000, 0.1, 64, 8
+    ),
+    "gpu": Specification(
+        "mirrored_cifar10", "resnet20", "batch_renorm", "iid", 0, 20_000, 0.1, 128, 8
+    ),
+}
+# short name of what shares statistics -> condition, group size
+_GROUPS = {
+    "groups of 2": ("microbatch", 2),
+    "8 of 2 classes": ("two_classes", 8),
+    "8 of 1 class": ("clustered", 8),
+}
+
+
+def arms(scale: str) -> dict[str, Specification]:
+    """What is run at a scale; the name of an arm says what shares statistics, and the pass."""
+    whole = _IID[scale]
+    groups = {"whole batch": whole}
+    for name, (condition, size) in _GROUPS.items():
+        groups[name] = replace(whole, condition=condition, group_size=size)
+    found = {}
+    for name, run in groups.items():
+        found[f"{name}, batch"] = run
+        found[f"{name}, moving"] = replace(run, normalizer="batch_renorm(backward='moving')")
+    return found
+
+
+def claims(scale: str) -> tuple[Claim, ...]:
+    """What is asked of the moving averages; the same at every scale."""
+    return (
+        *(
+            Claim(
+                f"Moving averages are better where {groups} share statistics",
+                contrast({f"{groups}, moving": 1, f"{groups}, batch": -1}),
+                more_than(),
+            )
+            for groups in ("8 of 1 class", "8 of 2 classes")
+        ),
+        *(
+            Claim(
+                f"With random examples, {groups}, they are at most 1 point worse",
+                contrast({f"{groups}, moving": 1, f"{groups}, batch": -1}),
+                between(-1, math.inf),
+            )
+            for groups in ("whole batch", "groups of 2")
+        ),
+    )
+
+
+STUDY = Study(
+    "moving-backward",
+    "Batch renorm with backward='moving'",
+    "beyond Ioffe 2017, arXiv 1702.03275; the averages are an idea of Yan et al. 2020 (ICLR)",
+    "Batch renorm with the paper's backward pass and with moving averages in it, on the settings "
+    "of the study of batch renorm: the gradient is of balanced classes in every arm, and only the "
+    "groups that share statistics are small or of few classes.",
+    arms,
+    claims,
+    {"smoke": 2, "laptop": 3, "gpu": 5},
+)
