@@ -117,3 +117,10 @@ def test_layers_that_it_is_not_about() -> None:
         gradient_reduction(model, x, cubic)
     with pytest.raises(ArgumentError, match="has no parameter that learns"):
         gradient_reduction(nn.ReLU(), x, cubic)
+
+
+def test_moving_averages_make_another_equation() -> None:
+    moving = BatchRenorm1d(3, limits=limits.fixed(3, 5), backward="moving")
+    model = nn.Sequential(settled(moving), nn.Linear(3, 3), settled(BatchRenorm1d(3))).double()
+    (found,) = gradient_reduction(model, torch.randn(8, 3, dtype=torch.float64), cubic)
+    assert found.layer == "2"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from renorm import BatchRenorm1d, accumulate, convert, freeze
-from renorm.measure import Monitor, covariate_shift, gradient_reduction, landscape
+from renorm import BatchRenorm1d, accumulate, convert, freeze, limits
+from renorm.measure import Monitor, covariate_shift, gradient_reduction, landscape, propagation
 from support.snapshots import everything
 
 X = torch.randn(8, 3, dtype=torch.float64)
@@ -38,6 +38,18 @@ class Restless(nn.Module):
 
 def loss(output: Tensor, batch: Any) -> Tensor:
     return output.pow(3).mean()
+
+
+def landscape_of(model: nn.Module) -> Any:
+    return landscape(model, X, loss, step_sizes=(0.1, 0.2))
+
+
+def covariate_shift_of(model: nn.Module) -> Any:
+    return covariate_shift(model, X, loss, 0.1)
+
+
+def propagation_of(model: nn.Module) -> Any:
+    return propagation(model, X, loss)
 
 
 def mixed() -> nn.Module:
@@ -206,3 +218,20 @@ def test_a_monitor_sees_the_training_alone(look: Look) -> None:
 
     assert observed(True) == observed(False)
     assert observed(True)
+
+
+@pytest.mark.parametrize("look", [landscape_of, covariate_shift_of, propagation_of])
+def test_moving_averages_of_gradients_stay(look: Callable[[nn.Module], Any]) -> None:
+    layer = BatchRenorm1d(3, limits=limits.fixed(3, 5), backward="moving").double()
+    model = nn.Sequential(nn.Linear(3, 3).double(), layer)
+    loss(model(X), X).backward()
+    averages = layer._averages
+    assert averages is not None
+    before = averages.values.clone()
+    assert before.abs().min() > 0
+    first, again = look(model), look(model)
+    assert layer._averages is not None
+    assert layer._averages.values is averages.values
+    assert torch.equal(averages.values, before)
+    assert averages.passes == 1
+    assert first == again

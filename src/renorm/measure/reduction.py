@@ -69,8 +69,8 @@ def gradient_reduction(
     Returns:
         A record for each batch norm and batch renorm layer that normalizes by the batch, in the
         order of the model, with sums over the calls of a layer and over groups of examples that it
-        normalizes apart. Layers with an activation of their own and cross-iteration layers are
-        left out: theirs is another equation.
+        normalizes apart. Layers with an activation of their own, with ``backward="moving"``, and
+        cross-iteration layers are left out: theirs is another equation.
 
     Raises:
         ArgumentError: as ``landscape``, or there is no such layer that the batch reaches.
@@ -99,6 +99,7 @@ def gradient_reduction(
 
 def _takes(layer: nn.Module) -> bool:
     other = isinstance(layer, CrossIterationBatchNorm | BatchRenormAct)
+    other = other or getattr(layer, "backward", "batch") == "moving"
     return isinstance(layer, _BatchNorm) and not other and not is_frozen(layer)
 
 

@@ -17,7 +17,7 @@ from renorm.nn.sharing import Sync
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers of normalization layers, and torch's generators, whatever happens.
+    """Restore modes, what normalization layers remember, and torch's generators, whatever happens.
 
     Meanwhile the layers share nothing with other processes, which may not be doing the same.
     """
@@ -31,6 +31,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     settings = [(layer, layer._memory, layer.sync) for layer in ours]
     windows = [layer for layer in norms if isinstance(layer, CrossIterationBatchNorm)]
     buffers = [b for layer in norms for b in layer.buffers(recurse=False)]
+    for layer in ours:
+        if layer._averages is not None:  # which backward passes move
+            buffers += [layer._averages.values, layer._averages.passes]
     with restored(buffers), _windows_apart(windows), _generators(model), _eager(), torch.no_grad():
         try:
             for layer in ours:
