@@ -15,6 +15,7 @@ from renorm.report.claims import (
     figure,
     gap,
     judge,
+    last_loss,
     more_than,
     orders,
     percent,
@@ -146,6 +147,19 @@ def test_a_run_is_as_fast_as_itself_on_a_plateau() -> None:
 @pytest.mark.parametrize("theirs", [curve_of(diverged_at=9), curve_of((100, 0.0))])
 def test_there_is_no_speed_without_a_score_to_get_to(theirs: dict[int, Record]) -> None:
     assert times_as_fast("ours", "theirs")({"ours": BASELINE, "theirs": theirs}) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "loss"),
+    [
+        (Record(RUN, loss=0.5), 0.5),
+        (Record(RUN, loss=7.0), 2.0),
+        (Record(RUN, diverged_at=3), 2.0),
+        (Record(RUN, error="ValueError"), None),
+    ],
+)
+def test_a_run_that_diverged_has_the_largest_loss(record: Record, loss: float | None) -> None:
+    assert last_loss(2.0)(record) == loss
 
 
 def test_a_failed_run_has_no_speed() -> None:

@@ -160,6 +160,21 @@ def gap(record: Record) -> float | None:
     return None if record.gap is None else 100 * record.gap
 
 
+def last_loss(most: float) -> Value:
+    """The training loss at the end, at most ``most``; that for a run that diverged, None if it failed.
+
+    Args:
+        most: such as log(classes), the cross-entropy of guessing.
+    """
+
+    def found(record: Record) -> float | None:
+        if record.error is not None:
+            return None
+        return most if record.loss is None else min(record.loss, most)
+
+    return found
+
+
 def figure(name: str) -> Value:
     """What the task measured under a name; None where it did not."""
     return lambda record: dict(record.figures).get(name)

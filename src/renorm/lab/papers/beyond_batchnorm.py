@@ -17,6 +17,7 @@ from renorm.report.claims import (
     combined,
     contrast,
     figure,
+    last_loss,
     log,
     more_than,
     orders,
@@ -37,7 +38,7 @@ _TRAINED = {
         "cifar10", "plain(depth=20, stages=3, width=32)", "batch_norm", "iid", 0, 2000, 0.05, 64, 4
     ),
 }
-_GUESSING = math.log(10)  # cross-entropy of ten classes
+_slowness = last_loss(math.log(10))  # that of guessing one of ten classes
 _LAYERS, _BLOCKS = 12, 8  # of the fully connected nets
 _GROUP_SIZES = {
     "1": "instance_norm",
@@ -296,13 +297,6 @@ def _least_step(names: Sequence[str], of: Value) -> Evidence:
         return min(after - before for before, after in pairwise(values))
 
     return combined([(name, of) for name in names], least)
-
-
-def _slowness(record: Record) -> float | None:
-    """The training loss at the end, at most that of guessing, which a run that diverged has."""
-    if record.error is not None:
-        return None
-    return _GUESSING if record.loss is None else min(record.loss, _GUESSING)
 
 
 def _predicted_place(record: Record) -> float | None:
