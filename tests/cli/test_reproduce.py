@@ -61,7 +61,7 @@ def test_a_verdict_on_each_claim(training: Training, capsys: pytest.CaptureFixtu
     table = Path("tables.md").read_text()
     for text in (out, page, table):
         assert "Scores: accuracy, copies of images, %." in text
-    assert "At smoke scale everything is smaller" in page
+    assert "At smoke scale small nets" in page
     assert (
         "| Batch renorm is better with groups of 2 |  | 70.0 ± 0.0 points | reproduced |" in table
     )

@@ -127,7 +127,7 @@ def _found(
         study.name,
         study.title,
         study.source,
-        study.described(scale),
+        study.about,
         scale,
         seeds,
         study.judge(scale, records),

@@ -161,10 +161,13 @@ def gap(record: Record) -> float | None:
 
 
 def last_loss(most: float) -> Value:
-    """The training loss at the end, at most ``most``; that for a run that diverged, None if it failed.
+    """The training loss at the end, at most ``most``, which a run that diverged has.
 
     Args:
         most: such as log(classes), the cross-entropy of guessing.
+
+    Returns:
+        The value; None of a run that failed.
     """
 
     def found(record: Record) -> float | None:

@@ -9,6 +9,8 @@ from renorm.report.records import Record, Specification
 from renorm.report.statistics import Estimate, estimate
 from renorm.report.wording import counted, listed, unit_for
 
+SMOKE = "At smoke scale small nets and scikit-learn's digits stand for what is named here."
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -16,7 +18,7 @@ class Arm:
 
     Args:
         name: what claims call them.
-        setting: what they are, in the lab's words.
+        run: that with seed 0.
         score: mean over the seeds that have one, as text, in % where it is a fraction, ``-``
             without any; and how many diverged.
         figures: (name, mean over seeds) of what else they measured.
@@ -26,13 +28,22 @@ class Arm:
     """
 
     name: str
-    setting: str
+    run: Specification
     score: str
     figures: tuple[tuple[str, Estimate], ...]
     finished: int
     wanted: int
     absent: str
     minutes: float
+
+    @property
+    def setting(self) -> str:
+        """What is run, in the lab's words."""
+        one = self.run
+        return (
+            f"{one.task}, {one.model}, {one.normalizer}, {one.condition}, {one.steps} steps, "
+            f"lr {one.lr:g}, batch {one.batch_size}, groups of {one.group_size}"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,11 @@ class Reproduction:
     arms: tuple[Arm, ...]
     records: tuple[Record, ...]
     command: str
+
+    @property
+    def data(self) -> str:
+        """What stands for the data sets that ``about`` speaks of, in a sentence; else empty."""
+        return SMOKE if self.scale == "smoke" else ""
 
     @property
     def complete(self) -> bool:
@@ -103,25 +119,13 @@ def _arm(name: str, one: Specification, seeds: int, runs: Mapping[int, Record]) 
     gone = [(failed, "failed"), (missing, "missing")]
     return Arm(
         name,
-        setting(one),
+        one,
         _score(asked),
         _figures(asked),
         len(asked) - failed,
         seeds,
         listed([f"{count} {what}" for count, what in gone if count]),
         sum(record.cpu_seconds for record in asked) / 60,
-    )
-
-
-def setting(one: Specification) -> str:
-    """A run in the lab's words, without its seed.
-
-    >>> setting(Specification("digits", "mlp", "batch_norm", "iid", 0, 50, 0.1, 32, 4))
-    'digits, mlp, batch_norm, iid, 50 steps, lr 0.1, batch 32, groups of 4'
-    """
-    return (
-        f"{one.task}, {one.model}, {one.normalizer}, {one.condition}, {one.steps} steps, "
-        f"lr {one.lr:g}, batch {one.batch_size}, groups of {one.group_size}"
     )
 
 

@@ -1,16 +1,17 @@
 """A reproduction as one self-contained HTML page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from renorm.report import skeleton
 from renorm.report.charts import by_step, curve_of
 from renorm.report.page import environments
-from renorm.report.palette import styles
+from renorm.report.palette import series
 from renorm.report.panels import Chart, Panel, safe
 from renorm.report.records import Record, Specification
-from renorm.report.reproduction import Reproduction
+from renorm.report.reproduction import Arm, Reproduction
 from renorm.report.reproduction_text import took
 from renorm.report.statistics import Estimate
 from renorm.report.wording import counted, listed, title, unit_for
@@ -32,10 +33,11 @@ def render(found: Reproduction) -> str:
     Raises:
         MissingExtraError: jinja2 or plotly is not installed.
     """
-    chart = _curves(found.records)
+    chart = _curves(found)
     return skeleton.render(
         "reproduction.html",
         {f"{chart.name}-{place}": panel.figure for place, panel in enumerate(chart.panels)},
+        ("reproduction.css",),
         found=found,
         chart=chart,
         measured=[
@@ -52,15 +54,17 @@ def _figure(value: Estimate) -> str:
     return f"{value.mean:.4g}{width}"
 
 
-def _curves(records: Sequence[Record]) -> Chart:
-    """Learning curves, a panel for the runs that differ in normalizer and seed alone."""
-    places: dict[Specification, dict[str, list[Record]]] = {}
-    for one in records:
+def _curves(found: Reproduction) -> Chart:
+    """Learning curves, a panel for the arms that differ in their normalizer alone."""
+    records: dict[Specification, list[Record]] = {}
+    for one in found.records:
         if one.curve and one.score is not None:
-            place = replace(one.specification, normalizer="", seed=0)
-            places.setdefault(place, {}).setdefault(one.specification.normalizer, []).append(one)
-    looks = styles(list(dict.fromkeys(one.specification.normalizer for one in records)))
-    panels = tuple(_panel(place, runs, looks) for place, runs in places.items())
+            records.setdefault(replace(one.specification, seed=0), []).append(one)
+    places: dict[Specification, list[Arm]] = {}
+    for arm in found.arms:
+        if arm.run in records:
+            places.setdefault(replace(arm.run, normalizer=""), []).append(arm)
+    panels = tuple(_panel(arms, records) for arms in places.values())
     about = (
         "Scores in eval mode along the training: mean over seeds, the band is the 95 % interval. "
         "Runs that diverged or failed are left out."
@@ -68,21 +72,37 @@ def _curves(records: Sequence[Record]) -> Chart:
     return Chart("curves", "Learning curves", about, panels, ())
 
 
-def _panel(place: Specification, runs: dict[str, list[Record]], looks: dict) -> Panel:
-    first = next(iter(runs.values()))[0]
+def _panel(arms: Sequence[Arm], records: Mapping[Specification, Sequence[Record]]) -> Panel:
+    first = records[arms[0].run][0]
     unit = unit_for(first.metric, first.percent, [score for _, score in first.curve])
     traces, ends = [], []
-    for name, records in runs.items():
-        points = [(step, unit.shown(score)) for one in records for step, score in one.curve]
-        curve = by_step(points)
-        traces += curve_of(name, curve, looks[name])
+    for place, arm in enumerate(arms):
+        points = [
+            (step, unit.shown(score)) for one in records[arm.run] for step, score in one.curve
+        ]
+        curve, name = by_step(points), arm.run.normalizer
+        shade, line = curve_of(name, curve, series(place))
+        traces += [{**shade, "showlegend": False}, line]
         ends.append(f"{title(name)} {unit.figure(list(curve.values())[-1])}")
-    heading = f"{place.task}, {place.condition}, groups of {place.group_size}"
+    heading = _shared([arm.name for arm in arms])
     layout = {
         "xaxis": {"title": {"text": "training step"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": safe(unit.heading)}},
         "showlegend": True,
-        "legend": {"orientation": "h", "y": -0.25},
+        "legend": {"orientation": "h", "y": -0.3, "yanchor": "top"},
+        "height": 290 + 20 * len(arms),
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 70 + 20 * len(arms)},
     }
     alternative = f"{unit.heading} in {heading} at the end of the training: {listed(ends)}."
     return Panel(heading, alternative, {"data": traces, "layout": layout})
+
+
+def _shared(names: Sequence[str]) -> str:
+    """What the names of arms begin with, part by part.
+
+    >>> _shared(["groups of 2, batch norm", "groups of 2, batch renorm"])
+    'groups of 2'
+    """
+    parts = [name.split(", ") for name in names]
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    return ", ".join(column[0] for column in same) or "all arms"

@@ -16,6 +16,7 @@ def show(found: Reproduction, console: Console) -> None:
     """Print the claims with their verdicts, then the arms, then what they took."""
     console.print(Text(found.title, style="bold"))
     console.print(Text(f"{found.source}; scale {found.scale}, {counted(found.seeds, 'seed')}"))
+    console.print(Text(f"{found.about} {found.data}".rstrip()))
     console.print()
     console.print(_claims(found))
     console.print()
@@ -62,7 +63,7 @@ def markdown(found: Reproduction) -> str:
     lines = [
         f"### {found.title}",
         "",
-        f"{found.source}. {found.about}",
+        f"{found.source}. {found.about} {found.data}".rstrip(),
         "",
         f"`{found.command}`: {took(found)} {found.summary}",
         "",

@@ -8,10 +8,6 @@ from renorm.report.claims import Claim, Judged, Runs, judge
 from renorm.report.records import Record, Specification
 
 SCALES = ("smoke", "laptop", "gpu")
-_SMOKE = (
-    "At smoke scale everything is smaller, and scikit-learn's digits stand for all images: it "
-    "shows that the study runs, and decides little."
-)
 
 
 @dataclass(frozen=True)
@@ -36,10 +32,6 @@ class Study:
     arms: Callable[[str], Mapping[str, Specification]]
     claims: Callable[[str], tuple[Claim, ...]]
     seeds: Mapping[str, int]
-
-    def described(self, scale: str) -> str:
-        """What is run at a scale."""
-        return f"{self.about} {_SMOKE}" if scale == "smoke" else self.about
 
     def specifications(self, scale: str, seeds: int | None = None) -> tuple[Specification, ...]:
         """All runs, seed by seed, so that an interrupted study has whole seeds to judge.
