@@ -29,7 +29,7 @@ _IID = {
 }
 _TWINS = {
     "smoke": Specification("digits", "convnet", "batch_norm", "iid", 0, 60, 0.1, 32, 16),
-    "laptop": Specification("characters", "convnet", "batch_norm", "iid", 0, 1500, 0.1, 128, 32),
+    "laptop": Specification("characters", "resnet8", "batch_norm", "iid", 0, 1000, 0.1, 128, 32),
     "gpu": Specification("characters", "resnet20", "batch_norm", "iid", 0, 6000, 0.1, 256, 32),
 }
 # short name of what shares statistics -> condition, group size
