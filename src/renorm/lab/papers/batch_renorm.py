@@ -19,7 +19,7 @@ from renorm.report.records import Corrections, Record, Specification
 
 # batch norm on the whole batch, at each scale
 _IID = {
-    "smoke": Specification("digits", "convnet", "batch_norm", "iid", 0, 60, 0.1, 32, 8),
+    "smoke": Specification("digits", "convnet", "batch_norm", "iid", 0, 40, 0.1, 32, 8),
     "laptop": Specification(
         "mirrored_cifar10", "resnet14", "batch_norm", "iid", 0, 4000, 0.1, 64, 8
     ),
@@ -28,7 +28,7 @@ _IID = {
     ),
 }
 _TWINS = {
-    "smoke": Specification("digits", "convnet", "batch_norm", "iid", 0, 60, 0.1, 32, 16),
+    "smoke": Specification("digits", "convnet", "batch_norm", "iid", 0, 40, 0.1, 32, 16),
     "laptop": Specification("characters", "resnet8", "batch_norm", "iid", 0, 1000, 0.1, 128, 32),
     "gpu": Specification("characters", "resnet20", "batch_norm", "iid", 0, 6000, 0.1, 256, 32),
 }

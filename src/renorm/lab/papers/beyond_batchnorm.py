@@ -29,7 +29,7 @@ _SIZES = {"smoke": (256, 256, 12, 32, 16), "laptop": (1024, 512, 20, 64, 32)}
 _SIZES["gpu"] = (1024, 512, 40, 128, 64)
 _TRAINED = {
     "smoke": Specification(
-        "digits", "plain(depth=6, stages=2, width=16)", "batch_norm", "iid", 0, 60, 0.05, 32, 4
+        "digits", "plain(depth=6, stages=2, width=16)", "batch_norm", "iid", 0, 40, 0.05, 32, 4
     ),
     "laptop": Specification(
         "cifar10", "plain(depth=10, stages=3, width=16)", "batch_norm", "iid", 0, 200, 0.05, 32, 4

@@ -16,7 +16,7 @@ _WHOLE = {
         "mirrored_cifar10", "resnet20", "batch_norm", "devices", 0, 4000, 0.1, 32, 32
     ),
 }
-_SIZES = {"smoke": (4, 2, 1), "laptop": (4, 2, 1), "gpu": (16, 8, 4, 2, 1)}
+_SIZES = {"smoke": (2, 1), "laptop": (4, 2, 1), "gpu": (16, 8, 4, 2, 1)}
 _EACH = {
     "batch norm": "batch_norm",
     "batch renorm": "batch_renorm",

@@ -9,7 +9,7 @@ from renorm.report.records import Specification
 
 # the first arm at each scale, as in the study of batch renorm: they may share their runs
 _IID = {
-    "smoke": Specification("digits", "convnet", "batch_renorm", "iid", 0, 60, 0.1, 32, 8),
+    "smoke": Specification("digits", "convnet", "batch_renorm", "iid", 0, 40, 0.1, 32, 8),
     "laptop": Specification(
         "mirrored_cifar10", "resnet14", "batch_renorm", "iid", 0, 4000, 0.1, 64, 8
     ),
