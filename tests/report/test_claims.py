@@ -119,7 +119,7 @@ BASELINE = curve_of((50, 0.3), (100, 0.6))
 @pytest.mark.parametrize(
     ("ours", "times"),
     [
-        (curve_of((50, 0.4), (100, 0.8)), 100 / 75),  # 0.6 lies in the middle of the second half
+        (curve_of((50, 0.4), (100, 0.8)), 100 / 75),  # both lines rise as 0.99 of this
         (curve_of((50, 0.6), (100, 0.8)), 2.0),
         (curve_of((50, 1.0), (100, 1.0)), 100 / 30),
         (curve_of((20, 0.6), (40, 0.7), steps=40), 5.0),
@@ -142,6 +142,13 @@ def test_a_run_is_as_fast_as_itself_on_a_plateau() -> None:
     level = curve_of((20, 0.6), (40, 0.58), (100, 0.6))
     found = times_as_fast("ours", "theirs")({"ours": level, "theirs": level})
     assert found == Estimate(1.0, None, 1)
+
+
+def test_noise_on_a_plateau_does_not_decide_when_a_score_is_nearly_got_to() -> None:
+    level = curve_of((20, 0.6), (40, 0.595), (100, 0.601))  # 99 % of the last is 0.59499
+    found = times_as_fast("ours", "theirs")({"ours": curve_of((10, 0.6)), "theirs": level})
+    assert found is not None
+    assert found.mean == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("theirs", [curve_of(diverged_at=9), curve_of((100, 0.0))])

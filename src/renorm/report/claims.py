@@ -40,6 +40,7 @@ class Verdict(StrEnum):
 
 
 Rule = Callable[[Estimate], Verdict]
+NEARLY = 0.99  # of a score, to be got to
 
 
 @dataclass(frozen=True)
@@ -241,10 +242,11 @@ def combined(
 
 
 def times_as_fast(ours: str, theirs: str) -> Evidence:
-    """How many times as fast one arm gets to the score that the other ends with, seed by seed.
+    """How many times as fast one arm gets nearly to the score that the other ends with.
 
-    The steps that theirs takes to get there first over those of ours, both interpolated along the
-    curves, from 0 at step 0; equal runs are 1 times as fast. A seed in which ours never gets there
+    Seed by seed, the steps that theirs takes to get to 99 % of its last score over those of ours,
+    both interpolated along the curves, from 0 at step 0; equal runs are 1 times as fast. (Of the
+    last score itself, noise on a plateau would decide.) A seed in which ours never gets there
     counts as 0; as 1, which says nothing, where ours has fewer steps than theirs and goes well. A
     seed is left out where ours failed, or theirs has no score above 0.
     """
@@ -261,11 +263,12 @@ def times_as_fast(ours: str, theirs: str) -> Evidence:
 def _speed(ours: Record, theirs: Record) -> float | None:
     if theirs.score is None or theirs.score <= 0 or ours.error is not None:
         return None
-    taken = _steps_to(theirs.score, ours)
+    nearly = NEARLY * theirs.score
+    taken = _steps_to(nearly, ours)
     if taken is None:
         shorter = ours.specification.steps < theirs.specification.steps
         return 1.0 if shorter and ours.diverged_at is None else 0.0
-    own = _steps_to(theirs.score, theirs)
+    own = _steps_to(nearly, theirs)
     return (theirs.specification.steps if own is None else own) / taken
 
 
