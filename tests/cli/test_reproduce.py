@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from renorm import cli
 from renorm.lab import pool
@@ -165,3 +166,12 @@ def test_help_names_every_paper(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     for name in STUDIES:
         assert f"{name}:" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_the_scale_for_a_gpu_asks_for_one(
+    training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["reproduce", "batch-norm", "--scale", "gpu"]) == cli.USAGE
+    assert "one of cpu on this machine, got 'cuda'" in capsys.readouterr().err
+    assert not training.done

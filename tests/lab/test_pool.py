@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from renorm.errors import ArgumentError
 from renorm.lab import pool, training
@@ -181,3 +182,28 @@ def test_other_threads_cannot_set_handlers_and_do_not_try() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nets_are_trained_where_the_site_says(workers: int) -> None:
+    runs = [replace(SHORT, seed=seed) for seed in range(2)]
+    there = {one.specification: one for one in run_all(runs, Site(workers=workers, device="cpu:0"))}
+    assert there == {one: training.run(one) for one in runs}
+
+
+def test_the_device_reaches_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(specification, data, ranks):
+        asked.append(ranks.device)
+        return training.run(specification, data, ranks)
+
+    monkeypatch.setattr(pool, "run", run)
+    assert attempt(SHORT, None, "cpu:0").error is None
+    assert asked == [torch.device("cpu:0")]
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "cuda:x", "meta"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"one of cpu.* on this machine, got '{device}'"):
+        Site(device=device)

@@ -48,6 +48,7 @@ def compare(
     out: Path = Path("compare.jsonl"),
     workers: int = WORKERS,
     memory: float | None = None,
+    device: str | None = None,
     ray: str | None = None,
     init: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -152,6 +153,9 @@ def compare(
     memory
         GiB of data that each process may hold; the machine's divided by workers without, where
         the system can bound it.
+    device
+        Where nets are trained, such as `cuda`; the CPU without. torchrun gives each process its
+        own, where there are enough.
     ray
         Do the runs on a Ray cluster, one a CPU, instead of in worker processes: its address,
         `auto` for the one that this machine belongs to, or `local` for a new one of this machine
@@ -189,7 +193,7 @@ def compare(
     if sweep_lr and not rates:
         grid = replace(grid, rates=tuple(float(f"{grid.lr * factor:.2g}") for factor in FACTORS))
     with (
-        _executor(ray, workers, memory) as (execute, site),
+        _executor(ray, workers, memory, device) as (execute, site),
         Display(Console(stderr=True)) as display,
     ):
         result = complete(grid, store, replace(site, data=data_dir), display, execute)
@@ -198,9 +202,14 @@ def compare(
 
 @contextmanager
 def _executor(
-    ray: str | None, workers: int, memory: float | None
+    ray: str | None, workers: int, memory: float | None, device: str | None
 ) -> Iterator[tuple[Execute, Site]]:
     """What does the runs, and how many at a time."""
+    if device is not None and (ray is not None or launch.world() > 1):
+        raise ArgumentError(
+            "Ray and torchrun place their processes themselves: --device goes with neither. Leave "
+            "one of them out."
+        )
     if ray is not None:
         if memory is not None or launch.world() > 1:
             raise ArgumentError(
@@ -215,7 +224,7 @@ def _executor(
             yield led.run_all, Site()
     else:
         bound = memory_share(workers) if memory is None and workers > 1 else memory
-        yield run_all, Site(workers=workers, memory=bound)
+        yield run_all, Site(workers=workers, memory=bound, device=device)
 
 
 def page_of(out: Path) -> Path:

@@ -30,6 +30,7 @@ def reproduce(
     out: Path | None = None,
     workers: int = WORKERS,
     memory: float | None = None,
+    device: str | None = None,
     markdown: Path | None = None,
     again: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -78,6 +79,9 @@ def reproduce(
     memory
         GiB of data that each process may hold; the machine's divided by workers without, where
         the system can bound it.
+    device
+        Where nets are trained, such as `cuda`; the CPU without, but for the scale gpu, which asks
+        for it.
     markdown
         Write the tables to this file as Markdown, too.
     again
@@ -89,6 +93,8 @@ def reproduce(
     out = out or Path(f"{study.name}-{scale}.jsonl")
     page = page_of(out)
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if scale == "gpu" and device is None and not again:
+        device = "cuda"
     store, wanted = Store(out), study.specifications(scale, seeds)
     interrupted = False
     if again:
@@ -101,7 +107,7 @@ def reproduce(
     else:
         bound = memory_share(workers) if memory is None and workers > 1 else memory
         with Display(Console(stderr=True)) as display:
-            result = finish(wanted, store, Site(data_dir, workers, bound), display)
+            result = finish(wanted, store, Site(data_dir, workers, bound, device), display)
         records, warning, interrupted = result.records, result.warning, result.interrupted
     if warning:
         messages.print(warning)

@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from renorm.environment import describe
 from renorm.errors import ArgumentError
+from renorm.lab.ranks import Ranks
 from renorm.lab.training import run
 from renorm.report.records import Record, Specification
 
@@ -31,16 +34,20 @@ class Site:
         workers: processes, of one thread each; with 1 the runs are done in this one.
         memory: GiB of data that each worker process may hold, above 0; None for no bound. A run
             that needs more has failed, and so has every run where the libraries alone take more.
+        device: where nets are trained, such as ``cuda`` or ``cuda:1``; None for the CPU.
 
     Raises:
-        ArgumentError: a number outside its range.
+        ArgumentError: a number outside its range, or a device that is not there.
     """
 
     data: Path | None = None
     workers: int = 1
     memory: float | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
+        if self.device is not None:
+            check_device(self.device)
         if self.workers < 1:
             raise ArgumentError(
                 f"workers is how many processes train, at least 1, got {self.workers}."
@@ -61,13 +68,36 @@ def run_all(specifications: Sequence[Specification], site: Site) -> Generator[Re
     """
     workers = min(site.workers, len(specifications))
     if workers <= 1 and site.memory is None:
-        return _serially(specifications, site.data)
+        return _serially(specifications, site)
     return _in_parallel(specifications, workers, site)
 
 
-def attempt(specification: Specification, data: Path | None = None) -> Record:
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not know, or this machine does not have.
+
+    Raises:
+        ArgumentError: with the devices there are.
+    """
+    there = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (
+        device.type != "cpu" and f"{device.type}:{device.index or 0}" not in there
+    ):
+        raise ArgumentError(
+            f"The device is one of {', '.join(there)} on this machine, got {name!r}."
+        )
+
+
+def attempt(
+    specification: Specification, data: Path | None = None, device: str | None = None
+) -> Record:
     """One run; an exception but Ctrl-C's becomes a record with its traceback."""
     try:
+        if device is not None:
+            return run(specification, data, Ranks(device=torch.device(device)))
         return run(specification, data)
     except KeyboardInterrupt:
         raise
@@ -75,11 +105,9 @@ def attempt(specification: Specification, data: Path | None = None) -> Record:
         return Record(specification, error=traceback.format_exc(), environment=describe())
 
 
-def _serially(
-    specifications: Sequence[Specification], data: Path | None
-) -> Generator[Record, None, None]:
+def _serially(specifications: Sequence[Specification], site: Site) -> Generator[Record, None, None]:
     for specification in specifications:
-        yield attempt(specification, data)
+        yield attempt(specification, site.data, site.device)
 
 
 def _in_parallel(
@@ -94,7 +122,8 @@ def _in_parallel(
             with _interrupts_ignored():  # inherited: Ctrl-C is for the parent, also at their start
                 while waiting and idle:
                     worker, specification = idle.pop(), waiting.pop()
-                    busy[worker.submit(attempt, specification, site.data)] = worker, specification
+                    future = worker.submit(attempt, specification, site.data, site.device)
+                    busy[future] = worker, specification
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 worker, specification = busy.pop(future)
                 record, alive = _outcome(future, specification)
@@ -146,8 +175,6 @@ def memory_share(workers: int) -> float | None:
 
     Where there is CUDA, its driver maps far more than it uses, so there is no bound either.
     """
-    import torch
-
     with contextlib.suppress(ImportError, AttributeError, ValueError):
         import resource
 

@@ -4,6 +4,8 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 from renorm.environment import describe
 from renorm.errors import ArgumentError, RecordError
 from renorm.lab.conditions import CONDITIONS
@@ -49,9 +51,14 @@ def run(specification: Specification, data: Path | None = None, ranks: Ranks = A
         task.metric.percent,
         **{entry.name: getattr(outcome, entry.name) for entry in fields(Outcome)},
         cpu_seconds=round(time.process_time() - started, 3),
-        environment=describe(),
+        environment=describe() | _accelerator(ranks.device),
     )
     return _as_kept(record)
+
+
+def _accelerator(device: torch.device) -> dict[str, str | None]:
+    """The name of a device other than the CPU, for the environment."""
+    return {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
 
 
 def _as_kept(record: Record) -> Record:
