@@ -127,6 +127,7 @@ def test_runs_that_all_diverged_are_told(
         (["batch-renorm", "--workers", "0"], "at least 1, got 0"),
         (["batch-renorm", "--out", "gone/runs.jsonl"], "in a folder that is there"),
         (["batch-renorm", "--out", "page.html"], "got page.html for the results"),
+        (["batch-renorm", "--markdown", "gone/a.md"], "a folder that is there, got gone/a.md"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_run(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from renorm.errors import ArgumentError
 from renorm.lab import training
+from renorm.lab.experiment import check_runs
 from renorm.lab.normalizers import find as normalizer
 from renorm.lab.papers.smoothness import STUDY, arms
 from renorm.lab.papers.study import SCALES
@@ -165,3 +166,10 @@ def test_every_claim_is_decided_by_the_arms(scale: str) -> None:
     verdicts = {one.claim.text: one.verdict for one in STUDY.judge(scale, found)}
     assert set(verdicts.values()) == {Verdict.REPRODUCED}
     assert {one.verdict for one in STUDY.judge(scale, [])} == {Verdict.OPEN}
+
+
+def test_a_normalizer_that_cannot_stand_in_the_net_is_refused_before_any_run() -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(ArgumentError, match=r"32 channels.*5|5.*32"):
+        check_runs([replace(LINEAR, normalizer="group_norm(groups=5)")], None)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -10,7 +10,7 @@ from rich.console import Console
 from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
 from renorm.cli.compare import WORKERS, page_of
 from renorm.cli.progress import Display
-from renorm.errors import RecordError
+from renorm.errors import ArgumentError, RecordError
 from renorm.lab.experiment import finish
 from renorm.lab.names import known
 from renorm.lab.papers import SCALES, STUDIES, Study
@@ -92,6 +92,11 @@ def reproduce(
     (scale,) = known("scale", [scale], {one: one for one in SCALES})
     out = out or Path(f"{study.name}-{scale}.jsonl")
     page = page_of(out)
+    if markdown is not None and not markdown.parent.is_dir():
+        raise ArgumentError(
+            f"The tables go to a file in a folder that is there, got {markdown}. Make the folder "
+            "first, or give another file."
+        )
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if scale == "gpu" and device is None and not again:
         device = "cuda"

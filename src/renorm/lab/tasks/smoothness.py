@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from renorm.errors import ArgumentError
 from renorm.lab.data import Images
+from renorm.lab.isolation import isolated
 from renorm.lab.normalizers import Setting
 from renorm.lab.streams import ORDER, stream
 from renorm.lab.tasks.base import Metric, Outcome, Plan, Task
@@ -230,12 +231,16 @@ class DeepLinear(Task):
         self._depth, self._width = depth, width
 
     def check(self, plan: Plan) -> None:
-        """Refuse a condition with groups.
+        """Refuse a condition with groups, and a normalizer that cannot stand in the net.
 
         Raises:
             ArgumentError: with what is allowed.
         """
         _check_condition(plan)
+        with isolated(plan.specification.seed):
+            plan.normalizer.apply(
+                self._net(), Setting(None, plan.specification.steps, torch.zeros(2, self._width))
+            )
 
     def train(self, plan: Plan) -> Outcome:
         """Fit the data and look."""
