@@ -6,7 +6,6 @@ and the history of past iterations for itself. A step takes each worker's forwar
 examples of its own, and one update by the gradient of the mean loss.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from renorm import limits
 from renorm.errors import ArgumentError
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import Images
+from renorm.lab.devices import average_statistics, replicas
 from renorm.lab.isolation import isolated
 from renorm.lab.models.resnet import Block
 from renorm.lab.names import known
@@ -178,33 +178,15 @@ def build(run: Run) -> nn.Module:
     return NORMALIZERS[run.normalizer](nn.Sequential(*layers, *head), run)
 
 
-def workers(model: nn.Module, count: int) -> list[nn.Module]:
-    """The model and copies of it, which have its Parameters and everything else for themselves."""
-    parameters = {id(parameter): parameter for parameter in model.parameters()}
-    return [model, *(copy.deepcopy(model, dict(parameters)) for _ in range(count - 1))]
-
-
-def backward(replicas: Sequence[nn.Module], images: Tensor, labels: Tensor) -> float:
+def backward(workers: Sequence[nn.Module], images: Tensor, labels: Tensor) -> float:
     """Add the gradient of a batch's mean loss, equal parts of it through each worker; the loss."""
-    total, count = 0.0, len(replicas)
-    parts = zip(replicas, images.chunk(count), labels.chunk(count), strict=True)
+    total, count = 0.0, len(workers)
+    parts = zip(workers, images.chunk(count), labels.chunk(count), strict=True)
     for worker, x, target in parts:
         loss = F.cross_entropy(worker(x), target) / count
         loss.backward()
         total += loss.item()
     return total
-
-
-def average_statistics(replicas: Sequence[nn.Module]) -> None:
-    """Give the first worker the mean over workers of each running mean and each running variance.
-
-    The variance is that within workers: how much their running means differ does not enter.
-    """
-    for layers in zip(*(worker.modules() for worker in replicas), strict=True):
-        for name in ("running_mean", "running_var"):
-            mine = getattr(layers[0], name, None)
-            if mine is not None:
-                mine.copy_(torch.stack([getattr(layer, name) for layer in layers]).mean(0))
 
 
 def train(run: Run, task: Images) -> Figures:
@@ -216,13 +198,13 @@ def train(run: Run, task: Images) -> Figures:
     started = time.process_time()
     with isolated(run.seed):
         model = build(run)
-        replicas = workers(model, run.batch // run.norm_batch)
+        workers = replicas(model, run.batch // run.norm_batch)
         order = Generator().manual_seed(run.seed)
         drawn = Shuffled(run.batch, run.batch).batches(task.train_labels, order)
-        losses, diverged_at = _train(replicas, task, drawn, run)
+        losses, diverged_at = _train(workers, task, drawn, run)
         accuracy = loss = None
         if diverged_at is None:
-            average_statistics(replicas)
+            average_statistics(workers)
             accuracy = _accuracy(model, task)
             late = losses[-math.ceil(run.steps / 10) :]
             loss = math.fsum(late) / len(late)
@@ -230,16 +212,16 @@ def train(run: Run, task: Images) -> Figures:
 
 
 def _train(
-    replicas: Sequence[nn.Module], task: Images, batches: Iterator[Tensor], run: Run
+    workers: Sequence[nn.Module], task: Images, batches: Iterator[Tensor], run: Run
 ) -> tuple[list[float], int | None]:
     """Train in place: the loss of each step, and the diverging step."""
-    parameters = replicas[0].parameters()
+    parameters = workers[0].parameters()
     optimizer = torch.optim.SGD(parameters, run.lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.steps)
     losses: list[float] = []
     for step, indices in enumerate(islice(batches, run.steps), start=1):
         optimizer.zero_grad()
-        losses.append(backward(replicas, task.train_images[indices], task.train_labels[indices]))
+        losses.append(backward(workers, task.train_images[indices], task.train_labels[indices]))
         if not math.isfinite(losses[-1]):
             return losses, step
         optimizer.step()

@@ -115,7 +115,7 @@ def test_what_the_variants_of_cross_iteration_ask_for(
 @pytest.mark.parametrize("normalizer", ["batch_norm", "batch_renorm"])
 def test_workers_share_parameters_and_nothing_else(training: Any, normalizer: str) -> None:
     model = training.build(a_run(training, normalizer=normalizer))
-    replicas = training.workers(model, 3)
+    replicas = training.replicas(model, 3)
     assert replicas[0] is model
     for other in replicas[1:]:
         assert all(a is b for a, b in zip(model.parameters(), other.parameters(), strict=True))
@@ -132,7 +132,7 @@ def test_a_step_is_gradient_accumulation_over_the_workers(training: Any, images:
     model = training.build(a_run(training)).double()
     reference = training.build(a_run(training)).double()
     reference.load_state_dict(model.state_dict())
-    replicas = training.workers(model, 2)
+    replicas = training.replicas(model, 2)
     loss = training.backward(replicas, x, labels)
     # by hand: batch norm in train mode reads no running statistics, so one net does for both
     scores = torch.cat([reference(x[:2]), reference(x[2:])])
@@ -153,7 +153,7 @@ def test_a_step_is_gradient_accumulation_over_the_workers(training: Any, images:
 
 
 def test_a_net_is_tested_with_the_means_of_the_workers_statistics(training: Any) -> None:
-    replicas = training.workers(training.build(a_run(training)), 3)
+    replicas = training.replicas(training.build(a_run(training)), 3)
     for worker, x in zip(replicas, torch.randn(3, 2, 1, 28, 28), strict=True):
         worker(x)
     means = [sum(ts) / 3 for ts in zip(*map(statistics, replicas), strict=True)]

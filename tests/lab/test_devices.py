@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from renorm.errors import ArgumentError
+from renorm.lab import devices
 from renorm.lab.conditions import CONDITIONS
 from renorm.lab.conditions.clustered import Clustered, Halved
 from renorm.lab.experiment import check_runs
@@ -31,7 +32,7 @@ def test_one_device_is_the_whole_batch() -> None:
 
 def test_weights_are_shared_and_statistics_are_not() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    replicas = fitting._replicas(model, plan(DEVICES))
+    replicas = devices.replicas(model, fitting._device_count(plan(DEVICES)))
     assert len(replicas) == 4
     x = torch.randn(4, 4, 3)
     for replica, some in zip(replicas, x, strict=True):
@@ -39,12 +40,12 @@ def test_weights_are_shared_and_statistics_are_not() -> None:
         replica(some)
     means = [replica.get_buffer("1.running_mean") for replica in replicas]
     assert len({tuple(mean.tolist()) for mean in means}) == 4
-    joined = fitting._joined(replicas)
+    joined = devices.joined(replicas)
     torch.testing.assert_close(joined.get_buffer("1.running_mean"), torch.stack(means).mean(0))
     assert torch.equal(replicas[0].get_buffer("1.running_mean"), means[0])
 
 
-def test_small_devices_hurt_batch_norm_and_not_a_layer_that_mixes_no_examples() -> None:
+def test_batch_norm_on_small_devices_is_another_run_than_on_one() -> None:
     norm = replace(DEVICES, normalizer="batch_norm", group_size=2)
     assert run(norm).loss != run(replace(norm, condition="iid")).loss
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm.errors import ArgumentError
-from renorm.lab import corrections
+from renorm.lab import corrections, devices
 from renorm.lab.conditions import Sampler, View
 from renorm.lab.examples import Examples
 from renorm.lab.normalizers import PerGroup, Setting
@@ -117,7 +117,7 @@ def _trained(
     late = steps - math.ceil(steps / POINTS)
     order, views = (stream(specification.seed, purpose) for purpose in (ORDER, VIEWS))
     batches = sampler_of(plan).batches(labels, order)
-    replicas = _replicas(model, plan)
+    replicas = devices.replicas(model, _device_count(plan))
     net = ranks.wrap(_InParts(replicas, part).train())
     for step, indices in enumerate(islice(batches, steps), start=1):
         inputs, targets = _share(problem.train, indices, plan, views)
@@ -138,45 +138,19 @@ def _trained(
         if step > late:
             course.losses.append(value)
         if step in marks:
-            score = ranks.first(lambda: _score(_joined(replicas), problem, plan))
+            score = ranks.first(lambda: _score(devices.joined(replicas), problem, plan))
             if score is None:
                 course.diverged_at = step
                 return course
             course.curve.append((step, score))
     if len(replicas) > 1:
-        _average_statistics(replicas)
+        devices.average_statistics(replicas)
     return course
 
 
-def _replicas(model: nn.Module, plan: Plan) -> list[nn.Module]:
-    """The model, and copies for other devices: they share its parameters and nothing else."""
+def _device_count(plan: Plan) -> int:
     specification = plan.specification
-    count = 1
-    if plan.condition.devices:
-        count = specification.batch_size // specification.group_size
-    parameters = {id(parameter): parameter for parameter in model.parameters()}
-    return [model, *(copy.deepcopy(model, dict(parameters)) for _ in range(count - 1))]
-
-
-def _joined(replicas: Sequence[nn.Module]) -> nn.Module:
-    """A model to be tested, with the mean of the running statistics of all devices."""
-    if len(replicas) == 1:
-        return replicas[0]
-    joined = [copy.deepcopy(replicas[0]), *replicas[1:]]
-    _average_statistics(joined)
-    return joined[0]
-
-
-def _average_statistics(replicas: Sequence[nn.Module]) -> None:
-    """Give the first the mean over all of each running mean and variance, or other moment.
-
-    The variance is that within devices: how much their running means differ does not enter.
-    """
-    for layers in zip(*(replica.modules() for replica in replicas), strict=True):
-        for name in ("running_mean", "running_var", "running_moment"):
-            mine = getattr(layers[0], name, None)
-            if mine is not None:
-                mine.copy_(torch.stack([getattr(layer, name) for layer in layers]).mean(0))
+    return specification.batch_size // specification.group_size if plan.condition.devices else 1
 
 
 class _InParts(nn.Module):
