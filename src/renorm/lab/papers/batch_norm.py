@@ -18,12 +18,11 @@ from renorm.report.claims import (
 from renorm.report.records import Specification
 
 # with norms, at the lowest learning rate
+_PAPERS = Specification("binary_mnist", "sigmoids3", "batch_norm", "iid", 0, 50_000, 0.1, 60, 60)
 _BASE = {
-    "smoke": Specification("binary_digits", "sigmoids3", "batch_norm", "iid", 0, 400, 0.1, 60, 60),
-    "laptop": Specification(
-        "binary_mnist", "sigmoids3", "batch_norm", "iid", 0, 50_000, 0.1, 60, 60
-    ),
-    "gpu": Specification("binary_mnist", "sigmoids3", "batch_norm", "iid", 0, 50_000, 0.1, 60, 60),
+    "smoke": replace(_PAPERS, task="binary_digits", steps=400),
+    "laptop": _PAPERS,
+    "gpu": _PAPERS,
 }
 _FACTORS = (5, 30)
 _WITH, _WITHOUT = "batch norm", "none"

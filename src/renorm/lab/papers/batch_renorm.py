@@ -84,7 +84,7 @@ def _of_random_batches() -> tuple[Claim, ...]:
         ),
         Claim(
             "Batch norm loses by groups of 4 random examples",
-            contrast({f"{whole}, {_BATCH_NORM}": 1, f"{fours}, {_BATCH_NORM}": -1}),
+            _change(_BATCH_NORM, fours, whole),
             more_than(1.5),
             paper="4.1 points",
         ),
@@ -93,19 +93,15 @@ def _of_random_batches() -> tuple[Claim, ...]:
         ),
         Claim(
             "Batch norm loses at least 1.5 points by groups of 2 random examples",
-            contrast({f"{whole}, {_BATCH_NORM}": 1, f"{twos}, {_BATCH_NORM}": -1}),
+            _change(_BATCH_NORM, twos, whole),
             more_than(1.5),
         ),
         Claim("Batch renorm is better with groups of 2", _lead(twos), more_than()),
         Claim(
             "Batch renorm recovers more than two thirds of what groups of 2 cost: how far it is "
             "above that mark",
-            contrast(
-                {
-                    f"{twos}, {_BATCH_RENORM}": 1,
-                    f"{twos}, {_BATCH_NORM}": -1 / 3,
-                    f"{whole}, {_BATCH_NORM}": -2 / 3,
-                }
+            above_two_thirds(
+                f"{twos}, {_BATCH_RENORM}", f"{twos}, {_BATCH_NORM}", f"{whole}, {_BATCH_NORM}"
             ),
             more_than(),
             note="Says something only where batch norm does lose by groups of 2.",
@@ -119,23 +115,23 @@ def _of_classes() -> tuple[Claim, ...]:
     return (
         Claim(
             "Batch norm loses at least 2 points where 16 of 4 classes share statistics",
-            contrast({f"{whole}, {_BATCH_NORM}": 1, f"{four}, {_BATCH_NORM}": -1}),
+            _change(_BATCH_NORM, four, whole),
             more_than(2),
         ),
         Claim(
             "Batch renorm is within 1 point of its figure for random batches there",
-            contrast({f"{four}, {_BATCH_RENORM}": 1, f"{whole}, {_BATCH_RENORM}": -1}),
+            _change(_BATCH_RENORM, whole, four),
             between(-1, math.inf),
             paper="no loss, groups of 32 of 16 classes",
         ),
         Claim(
             "Batch norm loses at least 30 points where 8 of 2 classes share statistics",
-            contrast({f"{whole}, {_BATCH_NORM}": 1, f"{two}, {_BATCH_NORM}": -1}),
+            _change(_BATCH_NORM, two, whole),
             more_than(30),
         ),
         Claim(
             "Batch renorm loses at most 10 points there: its change",
-            contrast({f"{two}, {_BATCH_RENORM}": 1, f"{whole}, {_BATCH_RENORM}": -1}),
+            _change(_BATCH_RENORM, whole, two),
             between(-10, math.inf),
         ),
         Claim(
@@ -155,7 +151,7 @@ def _of_characters() -> tuple[Claim, ...]:
     return (
         Claim(
             "Batch norm loses where groups have two examples of each of their classes",
-            contrast({f"{whole}, {_BATCH_NORM}": 1, f"{twins}, {_BATCH_NORM}": -1}),
+            _change(_BATCH_NORM, twins, whole),
             more_than(5),
         ),
         Claim(
@@ -166,12 +162,12 @@ def _of_characters() -> tuple[Claim, ...]:
         ),
         Claim(
             "Batch norm recovers where each group is parted so that twins are not together",
-            contrast({f"{halves}, {_BATCH_NORM}": 1, f"{twins}, {_BATCH_NORM}": -1}),
+            _change(_BATCH_NORM, twins, halves),
             more_than(5),
         ),
         Claim(
             "Batch renorm does not lose by twins: within 1 point of random batches",
-            contrast({f"{twins}, {_BATCH_RENORM}": 1, f"{whole}, {_BATCH_RENORM}": -1}),
+            _change(_BATCH_RENORM, whole, twins),
             between(-1, math.inf),
             paper="78.5 % both",
         ),
@@ -214,6 +210,16 @@ def _of_settings() -> tuple[Claim, ...]:
             decimals=2,
         ),
     )
+
+
+def _change(layer: str, before: str, after: str) -> Evidence:
+    """What other groups change for a layer."""
+    return contrast({f"{after}, {layer}": 1, f"{before}, {layer}": -1})
+
+
+def above_two_thirds(ours: str, worse: str, better: str) -> Evidence:
+    """How far an arm is above the mark two thirds of the way from one to another."""
+    return contrast({ours: 1, worse: -1 / 3, better: -2 / 3})
 
 
 def _lead(groups: str) -> Evidence:

@@ -3,43 +3,26 @@
 import math
 from dataclasses import replace
 
+from renorm.lab.papers import batch_renorm
 from renorm.lab.papers.study import Study
 from renorm.report.claims import Claim, between, contrast, more_than
 from renorm.report.records import Specification
 
-# the first arm at each scale, as in the study of batch renorm: they may share their runs
-_IID = {
-    "smoke": Specification("digits", "convnet", "batch_renorm", "iid", 0, 40, 0.1, 32, 8),
-    "laptop": Specification(
-        "mirrored_cifar10", "resnet14", "batch_renorm", "iid", 0, 4000, 0.1, 64, 8
-    ),
-    "gpu": Specification(
-        "mirrored_cifar10", "resnet20", "batch_renorm", "iid", 0, 20_000, 0.1, 128, 8
-    ),
-}
-# short name of what shares statistics -> condition, group size
-_GROUPS = {
-    "groups of 2": ("microbatch", 2),
-    "8 of 2 classes": ("two_classes", 8),
-    "8 of 1 class": ("clustered", 8),
-}
-
-
+# of the arms of the study of batch renorm, those whose statistics are shared so
+_GROUPS = ("whole batch", "groups of 2", "8 of 2 classes", "8 of 1 class")
 _LATE = "The bar was set after the first seed had been seen."
 
 
 def arms(scale: str) -> dict[str, Specification]:
     """What is run at a scale; the name of an arm says what shares statistics, and the pass."""
-    whole = _IID[scale]
-    groups = {"whole batch": whole}
-    for name, (condition, size) in _GROUPS.items():
-        groups[name] = replace(whole, condition=condition, group_size=size)
+    theirs = batch_renorm.arms(scale)
     found = {}
-    for name, run in groups.items():
-        found[f"{name}, batch"] = run
-        found[f"{name}, moving"] = replace(run, normalizer="batch_renorm(backward='moving')")
-    for name in ("whole batch", "groups of 2"):
-        found[f"{name}, batch norm"] = replace(groups[name], normalizer="batch_norm")
+    for groups in _GROUPS:
+        run = theirs[f"{groups}, batch renorm"]
+        found[f"{groups}, batch"] = run
+        found[f"{groups}, moving"] = replace(run, normalizer="batch_renorm(backward='moving')")
+    for groups in ("whole batch", "groups of 2"):
+        found[f"{groups}, batch norm"] = theirs[f"{groups}, batch norm"]
     return found
 
 
@@ -74,12 +57,8 @@ def claims(scale: str) -> tuple[Claim, ...]:
         Claim(
             "With them batch renorm recovers more than two thirds of what groups of 2 cost batch "
             "norm: how far it is above that mark",
-            contrast(
-                {
-                    "groups of 2, moving": 1,
-                    "groups of 2, batch norm": -1 / 3,
-                    "whole batch, batch norm": -2 / 3,
-                }
+            batch_renorm.above_two_thirds(
+                "groups of 2, moving", "groups of 2, batch norm", "whole batch, batch norm"
             ),
             more_than(),
         ),
