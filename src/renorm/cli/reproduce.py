@@ -48,7 +48,7 @@ def reproduce(
     Scales: `smoke` takes a minute, needs no files and decides little; `laptop` takes up to an hour
     and a half on two cores, and reads data sets from files; `gpu` is longer again.
 
-    The verdicts, by rules fixed before the runs: `reproduced` (the figure reaches what is claimed,
+    The verdicts: `reproduced` (the figure reaches what is claimed,
     and its interval excludes the opposite), `direction reproduced` (only the sign is certain, or
     only the mean is within the bounds), `not visible at this scale` (the interval decides
     nothing), `contradicted`.

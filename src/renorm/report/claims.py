@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from renorm.report.records import Record
 from renorm.report.statistics import Estimate, estimate
+from renorm.report.wording import Unit
 
 Runs = Mapping[str, Mapping[int, Record]]  # arm -> seed -> record
 Value = Callable[[Record], float | None]
@@ -50,7 +51,7 @@ class Claim:
     Args:
         text: the claim.
         evidence: runs -> the figure that decides, None where runs are missing.
-        rule: figure -> verdict, fixed before the runs.
+        rule: figure -> verdict.
         unit: of the figure, such as ``points``.
         paper: the paper's own figure, where it may be quoted; else empty.
         note: what must be known beside it: the regime, what else was tried.
@@ -79,11 +80,7 @@ class Judged:
         """The figure as text, ``mean ± half width`` with its unit."""
         if self.ours is None:
             return "-"
-        decimals = self.claim.decimals
-        width = self.ours.half_width
-        shown = f"{self.ours.mean:z.{decimals}f}"
-        if width is not None:
-            shown += f" ± {width:.{decimals}f}"
+        shown = Unit(self.claim.unit, False, self.claim.decimals).figure(self.ours)
         return f"{shown} {self.claim.unit}".rstrip()
 
 
