@@ -3,7 +3,7 @@
 import ast
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from renorm.errors import ArgumentError
@@ -32,6 +32,20 @@ def known(kind: str, names: Iterable[str], table: Mapping[str, Any]) -> tuple[st
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ArgumentError(f"There is no {kind} {name!r}.{hint} There are {', '.join(table)}.")
     return found
+
+
+def check_options(kind: str, name: str, given: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse options that something does not have.
+
+    Raises:
+        ArgumentError: with those it has.
+    """
+    unknown = [option for option in given if option not in allowed]
+    if unknown:
+        raise ArgumentError(
+            f"The {kind} {name!r} has no option {unknown[0]!r}; it has "
+            f"{', '.join(allowed) or 'none'}."
+        )
 
 
 def parsed(kind: str, text: str) -> tuple[str, dict[str, Any]]:

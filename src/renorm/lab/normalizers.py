@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import limits
 from renorm.conversion import convert
 from renorm.errors import ArgumentError
-from renorm.lab.names import known, parsed, with_options
+from renorm.lab.names import check_options, known, parsed, with_options
 from renorm.lab.placing import PerGroup as PerGroup
 from renorm.lab.placing import Setting as Setting
 from renorm.lab.placing import options_of, place
@@ -168,12 +168,8 @@ def find(name: str) -> Normalizer:
     """
     base, options = parsed("normalizer", name)
     entry = NORMALIZERS[known("normalizer", [base], NORMALIZERS)[0]]
+    check_options("normalizer", entry.name, options, entry.options)
     for option, value in options.items():
-        if option not in entry.options:
-            raise ArgumentError(
-                f"The normalizer {entry.name!r} has no option {option!r}; it has "
-                f"{', '.join(entry.options) or 'none'}."
-            )
         _check_kind(entry, option, value)
     if not options:
         return entry

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,7 @@ from renorm.lab.models.mlp import SigmoidMLP
 from renorm.lab.models.resnet import ResNet8, ResNet14, ResNet18, ResNet20
 from renorm.lab.models.unet import UNet
 from renorm.lab.models.vgg import STAGES_A, VGG
-from renorm.lab.names import known, parsed, with_options
+from renorm.lab.names import check_options, known, parsed, with_options
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def find(name: str) -> Model:
     base, options = parsed("net", name)
     (base,) = known("model", [base], MODELS)
     entry = MODELS[base]
-    _check_options(base, options, entry.options)
+    check_options("net", base, options, entry.options)
     if not options:
         return entry
     return replace(entry, name=with_options(base, options), make=partial(entry.make, **options))
@@ -169,13 +169,5 @@ def named(name: str, among: Iterable[str]) -> str:
     """
     base, options = parsed("net", name)
     (base,) = known("model", [base], dict.fromkeys(among))
-    _check_options(base, options, MODELS[base].options if base in MODELS else ())
+    check_options("net", base, options, MODELS[base].options if base in MODELS else ())
     return with_options(base, options)
-
-
-def _check_options(base: str, given: Iterable[str], options: Collection[str]) -> None:
-    unknown = [option for option in given if option not in options]
-    if unknown:
-        raise ArgumentError(
-            f"The net {base!r} has no option {unknown[0]!r}; it has {', '.join(options) or 'none'}."
-        )
