@@ -1,6 +1,7 @@
 """``renorm reproduce``: the claims of a paper, held against runs of one's own."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +12,13 @@ from renorm.cli import DONE, INTERRUPTED, SOME_FAILED
 from renorm.cli.compare import WORKERS, page_of
 from renorm.cli.progress import Display
 from renorm.errors import ArgumentError, RecordError
-from renorm.lab.experiment import finish
+from renorm.lab.experiment import Result, finish
 from renorm.lab.names import known
 from renorm.lab.papers import SCALES, STUDIES, Study
 from renorm.lab.pool import Site, memory_share
 from renorm.lab.store import Store
 from renorm.report import reproduction, reproduction_page, reproduction_text
-from renorm.report.records import Record
+from renorm.report.records import Record, Specification
 from renorm.report.reproduction import Reproduction
 
 
@@ -98,25 +99,14 @@ def reproduce(
             "first, or give another file."
         )
     messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if scale == "gpu" and device is None and not again:
-        device = "cuda"
+    if scale == "gpu" and not again:
+        device = device or "cuda"
     store, wanted = Store(out), study.specifications(scale, seeds)
-    interrupted = False
-    if again:
-        if not out.is_file():
-            raise RecordError(
-                f"There is no results file {out} to show again. Give one by --out, or leave "
-                "--again out to do the runs."
-            )
-        records, warning = store.read()
-    else:
-        bound = memory_share(workers) if memory is None and workers > 1 else memory
-        with Display(Console(stderr=True)) as display:
-            result = finish(wanted, store, Site(data_dir, workers, bound, device), display)
-        records, warning, interrupted = result.records, result.warning, result.interrupted
-    if warning:
-        messages.print(warning)
-    done = [records[one] for one in wanted if one in records]
+    site = Site(data_dir, workers, memory, device)
+    result = _kept(store) if again else _done(wanted, store, site)
+    if result.warning:
+        messages.print(result.warning)
+    done = [result.records[one] for one in wanted if one in result.records]
     count = study.seeds[scale] if seeds is None else seeds
     found = _found(study, scale, count, done, _command(study, scale, seeds, out))
     reproduction_text.show(found, Console())
@@ -125,10 +115,27 @@ def reproduce(
     if markdown is not None:
         reproduction_text.write(markdown, found)
         messages.print(f"Tables: {markdown}")
-    if interrupted:
+    if result.interrupted:
         messages.print("Interrupted. Run the same command again to do the missing runs.")
         return INTERRUPTED
     return DONE if found.complete else SOME_FAILED
+
+
+def _kept(store: Store) -> Result:
+    if not store.path.is_file():
+        raise RecordError(
+            f"There is no results file {store.path} to show again. Give one by --out, or leave "
+            "--again out to do the runs."
+        )
+    records, warning = store.read()
+    return Result(records=records, warning=warning)
+
+
+def _done(wanted: tuple[Specification, ...], store: Store, site: Site) -> Result:
+    if site.memory is None and site.workers > 1:
+        site = replace(site, memory=memory_share(site.workers))
+    with Display(Console(stderr=True)) as display:
+        return finish(wanted, store, site, display)
 
 
 def _found(
