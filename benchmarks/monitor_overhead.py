@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import nn
 
 from renorm.bench import allocator, resnet, timing
-from renorm.bench.providers import AUTO
+from renorm.bench.providers import AUTO, ours
 from renorm.environment import describe
 from renorm.errors import RecordError
 from renorm.lab.isolation import isolated
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = allocator.keep_freed_pages() if on_cpu else "that of torch for CUDA"
     try:
         for batch in options.batches:
-            for net, make in resnet.variants(AUTO).items():
+            for net, make in resnet.variants(ours(AUTO)).items():
                 sizes = (batch, options.side, options.device, options.threads, options.every)
                 setting = Setting(net, *sizes)
                 found = costs(setting, make, options.turns)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from renorm import kernels
 from renorm.bench.gate import refusal
-from renorm.bench.providers import AUTO, Provider, ours
+from renorm.bench.providers import AUTO, MOVING, Provider, ours
 from renorm.bench.registry import SUITES, Shape
 from renorm.kernels import cpu
 from renorm.nn import BatchRenorm2d
@@ -15,12 +15,12 @@ GATED = ["nchw", "channels_last", "rows", "volumes", "bfloat16", "relu"]
 MAPS = Shape("any", (2, 3, 4, 4))
 
 
-@pytest.mark.parametrize("kernel", [AUTO, *kernels.names()])
+@pytest.mark.parametrize("kernel", [AUTO, MOVING, *kernels.names()])
 @pytest.mark.parametrize("suite", GATED)
 def test_our_layers_pass(suite: str, kernel: str) -> None:
     if kernel == "cpu" and cpu.MISSING:
         pytest.skip(cpu.MISSING)
-    if kernel not in (AUTO, "cpu", "aten", "composite"):
+    if kernel not in (AUTO, MOVING, "cpu", "aten", "composite"):
         pytest.skip(f"the kernel {kernel} is for another device")
     assert refusal(ours(kernel), SUITES[suite].shapes[0]) is None
 

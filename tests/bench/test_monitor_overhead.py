@@ -57,7 +57,7 @@ def test_it_runs_and_keeps_what_it_measured(
         return nn.Sequential(Block(3, 8, 2), *head)
 
     nets = {"nn.BatchNorm": tiny, "renorm": lambda: convert(tiny())}
-    monkeypatch.setattr(script.resnet, "variants", lambda kernel: nets)
+    monkeypatch.setattr(script.resnet, "variants", lambda provider: nets)
     file = tmp_path / "monitor.jsonl"
     code = script.main(["--batches", "2", "--side", "33", "--turns", "2", "--json", str(file)])
     assert code == 0

@@ -150,7 +150,7 @@ def test_without_a_gpu_there_is_no_gpu_suite(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_kernel_that_there_is_not() -> None:
-    with pytest.raises(ArgumentError, match="There is no kernel 'atn'; there are auto, "):
+    with pytest.raises(ArgumentError, match="There is no kernel 'atn'; there are auto, moving, "):
         session.run(Plan(("tiny",), ("atn",)))
 
 

@@ -52,7 +52,7 @@ def _normalized(case: Case, t: Inputs) -> Expected:
     mus, sigmas, counts = [], [], []
     slope = np.zeros(C)  # largest dy/dx of a channel with statistics held
     group_offset = 0.0
-    for rows in _groups(case, t):
+    for rows in groups(case, t):
         xs, dys = x[rows], dy[rows]
         if len(xs) < 2:
             x_hat = (xs - mu) / sigma
@@ -76,9 +76,9 @@ def _normalized(case: Case, t: Inputs) -> Expected:
             sigmas.append(step.sigma)
             counts.append(len(xs))
         dbeta += dys.sum(axis=0)
-    used = np.concatenate(_groups(case, t))
+    used = np.concatenate(groups(case, t))
     if case.backward == "moving":
-        _replace_by_moving(dx, x, dy, mu, sigma, gamma, case, _groups(case, t))
+        _replace_by_moving(dx, x, dy, mu, sigma, gamma, case, groups(case, t))
     new_mu = np.average(mus, axis=0, weights=counts) if mus else mu
     new_sigma = np.average(sigmas, axis=0, weights=counts) if mus else sigma
     x_hat = (y[used] - beta) / np.where(gamma == 0, 1, gamma)
@@ -105,7 +105,7 @@ def _replace_by_moving(
     sigma: np.ndarray,
     gamma: np.ndarray,
     case: Case,
-    groups: list[np.ndarray],
+    used: list[np.ndarray],
 ) -> None:
     """The gradient of a first pass with averages, which are those of the batch."""
     (r_max, d_max), zero = case.limits, np.zeros(case.shape[1])
@@ -113,11 +113,11 @@ def _replace_by_moving(
         reference.batch_renorm(
             x[rows], mu, sigma, gamma, zero, r_max=r_max, d_max=d_max, alpha=0.0, eps=case.eps
         )
-        for rows in groups
+        for rows in used
     ]
     found = reference.batch_renorm_moving_backward(
-        [dy[rows] for rows in groups],
-        [x[rows] for rows in groups],
+        [dy[rows] for rows in used],
+        [x[rows] for rows in used],
         gamma,
         [step.r for step in steps],
         [step.d for step in steps],
@@ -126,11 +126,11 @@ def _replace_by_moving(
         eps=case.eps,
         own=case.limits == (1.0, 0.0),
     )
-    for rows, group in zip(groups, found.dx, strict=True):
+    for rows, group in zip(used, found.dx, strict=True):
         dx[rows] = group
 
 
-def _groups(case: Case, t: Inputs) -> list[np.ndarray]:
+def groups(case: Case, t: Inputs) -> list[np.ndarray]:
     """Row numbers of the real values of each group that shares statistics."""
     N, _, *spatial = case.shape
     size = case.microbatch or N

@@ -136,14 +136,9 @@ def _with_kernel(name: str) -> Callable[[Case], nn.Module]:
     )
 
 
-def _by_batch(case: Case) -> bool:
-    """Whether the backward pass is the paper's."""
-    return case.backward == "batch"
-
-
 def _plain(case: Case) -> bool:
     return (
-        _by_batch(case)
+        case.backward == "batch"
         and not case.masked
         and (case.microbatch is None or case.microbatch >= case.shape[0])
     )
@@ -155,7 +150,7 @@ def rounded_once(case: Case) -> bool:
 
 
 AUTO = Subject("BatchRenormNd", _by_rank)
-CPU = Subject("cpu kernel", _with_kernel("cpu"), takes=_by_batch, missing=cpu.MISSING)
+CPU = Subject("cpu kernel", _with_kernel("cpu"), missing=cpu.MISSING)
 CUDA = Subject(  # the battery lies on the cpu: it runs the device code where that is interpreted
     "cuda kernel",
     _with_kernel("cuda"),

@@ -14,10 +14,13 @@ import renorm
 from renorm import BatchRenorm1d, BatchRenorm2d, accumulate, limits
 from renorm import reference as ref
 from renorm.errors import ArgumentError
+from renorm.kernels import cpu
 from renorm.nn import BatchRenorm
 
 rng = np.random.default_rng
 Averages = ref.GradientAverages
+BUILT = pytest.mark.skipif(cpu.MISSING is not None, reason=str(cpu.MISSING))
+on_each_kernel = pytest.mark.parametrize("kernel", [pytest.param("cpu", marks=BUILT), "composite"])
 
 
 def _layer(channels: int = 4, **options: Any) -> BatchRenorm:
@@ -110,13 +113,14 @@ def test_own_means_of_the_reference_are_the_papers() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("momentum", [0.1, 0.4, 1.0])
+@on_each_kernel
 def test_steps_are_those_of_the_reference(
-    shape: tuple[int, ...], microbatch: int | None, momentum: float
+    shape: tuple[int, ...], microbatch: int | None, momentum: float, kernel: str
 ) -> None:
     """Through the batch norm phase, the ramp and after; groups of several sizes."""
     schedule = limits.Limits(limits.Ramp(1, 2, 2, 5), limits.Ramp(0, 1, 2, 5))
     layer = _layer(3, limits=schedule, microbatch=microbatch, backward_momentum=momentum,
-                   momentum=0.3)  # fmt: skip
+                   momentum=0.3, kernel=kernel)  # fmt: skip
     size, eps, (n, c) = microbatch or shape[0], layer.eps, shape[:2]
     mu, var = np.zeros(c), np.ones(c)
     averages = Averages(np.zeros(c), np.zeros(c), 0)
@@ -168,9 +172,10 @@ def test_what_a_group_has_in_common_is_kept() -> None:
     assert groups.abs().min() > 1e-3
 
 
-def test_group_of_one_value_loses_the_same_averages() -> None:
+@on_each_kernel
+def test_group_of_one_value_loses_the_same_averages(kernel: str) -> None:
     """It is normalized by the running statistics, so their z and r = 1 are in the formula."""
-    layer = _layer(3, single="running", backward_momentum=0.5)
+    layer = _layer(3, single="running", backward_momentum=0.5, kernel=kernel)
     x, dy = (torch.randn(8, 3, dtype=torch.float64) for _ in range(2))
     _gradients(layer, x, dy)
     mean, var, kept = layer.running_mean.clone(), layer.running_var.clone(), _kept(layer)[0]  # type: ignore[union-attr]
@@ -182,8 +187,9 @@ def test_group_of_one_value_loses_the_same_averages() -> None:
     torch.testing.assert_close(dx, layer.weight.detach() / sigma * (dy - m1 - x_hat * m2))
 
 
-def test_mask_leaves_padding_out_of_the_averages() -> None:
-    layer = _layer(3)
+@on_each_kernel
+def test_mask_leaves_padding_out_of_the_averages(kernel: str) -> None:
+    layer = _layer(3, kernel=kernel)
     other = copy.deepcopy(layer)
     x, dy = (torch.randn(2, 3, 5, dtype=torch.float64) for _ in range(2))
     mask = torch.ones(2, 7, dtype=torch.bool)
@@ -218,8 +224,9 @@ def test_first_averages_are_plain_ones() -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_non_finite_gradient_moves_nothing_and_shows(bad: float) -> None:
-    layer = _layer()
+@on_each_kernel
+def test_non_finite_gradient_moves_nothing_and_shows(bad: float, kernel: str) -> None:
+    layer = _layer(kernel=kernel)
     x, dy = (torch.randn(6, 4, dtype=torch.float64) for _ in range(2))
     _gradients(layer, x, dy)
     before = _kept(layer)
@@ -271,8 +278,9 @@ def test_accumulated_parts_move_the_averages_once_each() -> None:
     assert layer.num_batches_tracked == 1
 
 
-def test_nothing_that_is_given_is_written() -> None:
-    layer = _layer()
+@on_each_kernel
+def test_nothing_that_is_given_is_written(kernel: str) -> None:
+    layer = _layer(kernel=kernel)
     x, dy = (torch.randn(6, 4, dtype=torch.float64) for _ in range(2))
     mask = torch.rand(6) < 0.8
     held = [t.detach().clone() for t in (x, dy, mask, layer.weight, layer.bias)]
@@ -349,7 +357,7 @@ def test_settings_are_shown_converted_and_left_behind() -> None:
         ({"backward_momentum": 0}, "above 0 to 1, got 0"),
         ({"backward_momentum": 1.5}, "above 0 to 1, got 1.5"),
         ({"backward_momentum": None}, "above 0 to 1, got None"),
-        ({"backward": "moving", "kernel": "cpu"}, "composite' alone, got kernel='cpu'"),
+        ({"backward": "moving", "kernel": "aten"}, "and 'composite', got kernel='aten'"),
         ({"backward": "moving", "sync": "batch"}, "Give one of them, or sync='running'"),
         ({"backward": "moving", "track_running_stats": False}, "there are none"),
     ],
@@ -361,12 +369,17 @@ def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None
             build()
 
 
-def test_what_has_no_meaning_is_refused() -> None:
-    layer = _layer()
+@on_each_kernel
+def test_gradients_that_have_no_meaning_are_refused(kernel: str) -> None:
+    layer = _layer(kernel=kernel)
     x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     dy = torch.randn_like(x)
     with pytest.raises(ArgumentError, match="create_graph=True"):
         torch.autograd.grad(layer(x), x, dy, create_graph=True)
+    with pytest.raises(ArgumentError, match="one gradient a pass"):
+        torch.autograd.grad(layer(x), x, torch.stack([dy, dy]), is_grads_batched=True)
+    assert _kept(layer)[1] == 0
+    layer = _layer()
     with pytest.raises(ArgumentError, match=r"torch\.func"):
         torch.func.vjp(layer, x)
     with torch.autograd.forward_ad.dual_level(), pytest.raises(ArgumentError, match="forward-mode"):

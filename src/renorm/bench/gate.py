@@ -110,6 +110,12 @@ def _expected(
         gradient = np.where(y > 0, gradient, 0)
         y = np.maximum(y, 0)
     dx, dweight, dbias = reference.batch_renorm_backward(gradient, rows, gamma, step.r, step.d, eps)
+    if getattr(norm, "backward", "batch") == "moving":  # of a first pass: averages of this batch
+        nothing = reference.GradientAverages(np.zeros_like(gamma), np.zeros_like(gamma), 0)
+        moving = reference.batch_renorm_moving_backward(
+            [gradient], [rows], gamma, [step.r], [step.d], nothing, rate=1.0, eps=eps
+        )
+        dx = moving.dx[0]
     sigma = np.sqrt(rows.var(axis=0) + eps)
     x_hat = (rows - rows.mean(axis=0)) / sigma * step.r + step.d
     sizes = {

@@ -96,10 +96,10 @@ def memory(shape: Shape, providers: Sequence[Provider], setting: Setting) -> Ite
 
 
 def models(
-    shape: Shape, kernels: Sequence[str], setting: Setting, turns: int | None
+    shape: Shape, providers: Sequence[Provider], setting: Setting, turns: int | None
 ) -> Iterator[Record]:
     """A training step of the whole net with nn.BatchNorm and with our layers."""
-    nets = {name: make for kernel in kernels for name, make in resnet.variants(kernel).items()}
+    nets = {name: make for one in providers for name, make in resnet.variants(one).items()}
     images = shape.tensor(0)
     steps = {name: resnet.step_of(make(), images) for name, make in nets.items()}
     found, turns = timing.interleaved(steps, timing.clock(shape.device), 0.0, turns or _MODEL_TURNS)

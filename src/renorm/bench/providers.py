@@ -11,11 +11,12 @@ import renorm
 from renorm import kernels, limits
 from renorm.bench.registry import Shape
 from renorm.errors import ArgumentError
-from renorm.kernels import Call
+from renorm.kernels import Averages, Call
 from renorm.nn import BatchRenorm
+from renorm.nn.gradient_averages import Backward
 
 BASELINE = "nn.BatchNorm"
-AUTO = "auto"
+AUTO, MOVING = "auto", "moving"
 # in the middle of the paper's ramps, so that limits are evaluated and corrections are at work
 STEP = 20_000
 
@@ -32,12 +33,14 @@ class Provider:
         build: a layer for a shape, with limits; nn.BatchNorm has no limits and ignores them.
         kernel: which kernel of ours is asked for, None if it is chosen or not ours.
         ours: whether it has to pass the gate.
+        backward: what the backward pass of ours removes.
     """
 
     name: str
     build: Callable[[Shape, Any], nn.Module]
     kernel: str | None = None
     ours: bool = True
+    backward: Backward = "batch"
 
 
 def baseline() -> Provider:
@@ -48,17 +51,27 @@ def baseline() -> Provider:
 def ours(kernel: str) -> Provider:
     """Our layer with that kernel, or with the one that is chosen for the input if "auto".
 
+    "moving" is the layer with ``backward="moving"``, and the kernel that is chosen for it.
+
     Raises:
         ArgumentError: there is no such kernel.
     """
     if kernel == AUTO:
-        return Provider("renorm", lambda shape, bounds: _batch_renorm(shape, bounds, None))
+        return Provider("renorm", _batch_renorm)
+    if kernel == MOVING:
+        return Provider(
+            "renorm, moving",
+            lambda shape, bounds: _batch_renorm(shape, bounds, backward="moving"),
+            backward="moving",
+        )
     if kernel not in kernels.names():
         raise ArgumentError(
-            f"There is no kernel {kernel!r}; there are {', '.join((AUTO, *kernels.names()))}."
+            f"There is no kernel {kernel!r}; there are {', '.join((AUTO, MOVING, *kernels.names()))}."
         )
     return Provider(
-        f"renorm, {kernel}", lambda shape, bounds: _batch_renorm(shape, bounds, kernel), kernel
+        f"renorm, {kernel}",
+        lambda shape, bounds: _batch_renorm(shape, bounds, kernel=kernel),
+        kernel,
     )
 
 
@@ -88,7 +101,12 @@ def kernel_for(provider: Provider, shape: Shape) -> str | None:
     x = torch.empty(shape.sizes, dtype=dtype, device=shape.device)
     zeros = torch.zeros(channels, device=shape.device)
     ones = torch.ones(channels, device=shape.device)
-    call = Call(x, zeros, ones, ones, zeros, 3.0, 5.0, 0.01, 1e-5, relu=shape.relu)
+    averages = None
+    if provider.backward == "moving":
+        averages = Averages(torch.stack([zeros, zeros]), zeros[0], 0.3)
+    call = Call(
+        x, zeros, ones, ones, zeros, 3.0, 5.0, 0.01, 1e-5, relu=shape.relu, averages=averages
+    )
     return kernels.choose(call, provider.kernel).kernel
 
 
@@ -97,8 +115,8 @@ def _batch_norm(shape: Shape, bounds: Any) -> nn.Module:
     return nn.Sequential(layer, nn.ReLU()) if shape.relu else layer
 
 
-def _batch_renorm(shape: Shape, bounds: Any, kernel: str | None) -> nn.Module:
-    options = {"limits": bounds, "kernel": kernel, "device": shape.device}
+def _batch_renorm(shape: Shape, bounds: Any, **options: Any) -> nn.Module:
+    options = {"limits": bounds, "device": shape.device, **options}
     if shape.relu:
         return renorm.BatchRenormAct2d(shape.sizes[1], act=nn.ReLU(), **options)
     return _OURS[len(shape.sizes)](shape.sizes[1], **options)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import renorm
-from renorm.bench.providers import AUTO, BASELINE, mid_ramp
+from renorm.bench.providers import BASELINE, Provider, mid_ramp
 from renorm.bench.timing import Clock, Marks, Step
 from renorm.lab.models.resnet import Block
 
@@ -29,7 +29,7 @@ def resnet18() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, CLASSES))
 
 
-def variants(kernel: str) -> dict[str, Callable[[], nn.Module]]:
+def variants(provider: Provider) -> dict[str, Callable[[], nn.Module]]:
     """The net with nn.BatchNorm, and converted; both from the same weights."""
 
     def plain() -> nn.Module:
@@ -38,10 +38,10 @@ def variants(kernel: str) -> dict[str, Callable[[], nn.Module]]:
             return resnet18()
 
     def converted() -> nn.Module:
-        kernel_or_none = None if kernel == AUTO else kernel
-        return mid_ramp(renorm.convert(plain(), kernel=kernel_or_none))
+        options = {"kernel": provider.kernel, "backward": provider.backward}
+        return mid_ramp(renorm.convert(plain(), **options))
 
-    return {BASELINE: plain, "renorm" if kernel == AUTO else f"renorm, {kernel}": converted}
+    return {BASELINE: plain, provider.name: converted}
 
 
 def step_of(net: nn.Module, images: Tensor) -> Step:

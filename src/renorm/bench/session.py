@@ -22,7 +22,8 @@ class Plan:
 
     Args:
         suites: names from the registry; all of the device if empty.
-        kernels: of ours: "auto" for the one that is chosen, or names of kernels.
+        kernels: of ours: "auto" for the one that is chosen, or names of kernels; "moving" for the
+            layer whose backward pass takes moving averages.
         peers: classes as ``package.module:Class``, beside those that are known.
         device: "cpu" or "cuda".
         full: all shapes, and longer.
@@ -171,8 +172,7 @@ def _measured(
     if not passed:
         return
     if suite.kind == "model":
-        kernels = [provider.kernel or AUTO for provider in passed]
-        yield from measurements.models(shape, kernels, setting, plan.turns)
+        yield from measurements.models(shape, passed, setting, plan.turns)
     elif suite.kind == "memory":
         yield from measurements.memory(shape, [baseline(), *passed], setting)
     else:

@@ -50,7 +50,7 @@ def bench(
         All shapes of each suite, each for longer: several minutes.
     kernel
         Kernels of ours to measure: `auto` for the one a layer chooses, which is the default, or
-        their names.
+        their names; `moving` for the layer with backward="moving".
     peer
         Classes to measure in `peers`, as package.module:Class; each is called with the number
         of channels.

@@ -62,6 +62,11 @@ def is_last_derivative(dy: Tensor) -> bool:
         and type(dy) is Tensor
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._has_storage(dy)  # a batch of gradients has none
+        and not is_batch(dy)
         and not dy._is_zerotensor()
     )
+
+
+def is_batch(dy: Tensor) -> bool:
+    """Whether this stands for a batch of gradients, by ``is_grads_batched=True``."""
+    return type(dy) is Tensor and not (torch._C._has_storage(dy) or dy._is_zerotensor())

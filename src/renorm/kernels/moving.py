@@ -25,8 +25,9 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from renorm.errors import ArgumentError
+from renorm.kernels import layout
 from renorm.kernels.algebra import correction, updated
-from renorm.kernels.call import Call, Outcome, accumulation_dtype, finished
+from renorm.kernels.call import Averages, Call, Outcome, accumulation_dtype, finished
 
 
 class _Groups(NamedTuple):
@@ -164,12 +165,7 @@ class _Normalized(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise ArgumentError(
-                "backward='moving' has no second derivative: what its backward pass removes are "
-                "averages of earlier ones. Leave create_graph=True out, or build the layer with "
-                "backward='batch'."
-            )
+        check_gradient(gradients[0])
         x, weight, mask, *settings = ctx.saved_tensors
         c = _Context._make((ctx.size, *settings, ctx.momentum))
         z = _z(x, mask, c)
@@ -178,9 +174,9 @@ class _Normalized(torch.autograd.Function):
         own_mean, own_slope = _sums(dy, c.size) / divisor, _sums(dy * z, c.size) / divisor
         own_x_hat = c.r * own_slope + c.d * own_mean  # mean(g x_hat)
         dbias, dweight = (c.values * own_mean).sum(0), (c.values * own_x_hat).sum(0)
-        total = c.values.sum()
-        of_batch = torch.stack([dbias, dweight]) / total.clamp(min=1)
-        mean, slope = _moved(ctx.averages, ctx.passes, of_batch, total, c.momentum)
+        mean, slope = moved(
+            Averages(ctx.averages, ctx.passes, c.momentum), dweight, dbias, c.values.sum()
+        )
         known = c.own & (c.values > 1)  # the running statistics do not depend on x
         mean = torch.where(c.own, own_mean * known, mean)
         slope = torch.where(c.own, own_slope * known, slope)
@@ -198,18 +194,41 @@ class _Normalized(torch.autograd.Function):
         )
 
 
-def _moved(averages: Tensor, passes: Tensor, new: Tensor, total: Tensor, momentum: float) -> Tensor:
-    """Move the averages in place towards the batch's, and return them.
+def check_gradient(dy: Tensor) -> None:
+    """Refuse a gradient that is to be differentiated itself, or is a batch of gradients."""
+    if not torch.compiler.is_compiling() and layout.is_batch(dy):
+        raise ArgumentError(
+            "backward='moving' takes one gradient a pass: each moves the averages that it removes. "
+            "Leave is_grads_batched=True out, or build the layer with backward='batch'."
+        )
+    if torch.is_grad_enabled():
+        raise ArgumentError(
+            "backward='moving' has no second derivative: what its backward pass removes are "
+            "averages of earlier ones. Leave create_graph=True out, or build the layer with "
+            "backward='batch'."
+        )
+
+
+def moved(averages: Averages, dweight: Tensor, dbias: Tensor, values: Tensor) -> Tensor:
+    """Move the averages in place towards the batch's, and return them as (2, C).
 
     The first ones are plain averages over passes so far, until the rate has fallen to momentum.
     Without data, or with anything that is not finite, nothing moves.
+
+    Args:
+        averages: before this pass.
+        dweight: (C,), the sum of dy x_hat.
+        dbias: (C,), the sum of dy.
+        values: () per channel, that the sums are of.
     """
+    kept, passes, momentum = averages
+    new = torch.stack([dbias, dweight]) / values.clamp(min=1)
     rate = (1 / (passes + 1)).clamp(min=momentum)
-    counted = new.isfinite().all() & (total > 0)
-    moved = torch.where(counted, averages + rate * (new - averages), averages)
-    averages.copy_(moved)
+    counted = new.isfinite().all() & (values > 0)
+    after = torch.where(counted, kept + rate * (new - kept), kept)
+    kept.copy_(after)
     passes.add_(counted)
-    return moved
+    return after
 
 
 def _z(x: Tensor, mask: Tensor | None, c: _Context) -> Tensor:

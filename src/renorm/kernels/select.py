@@ -70,7 +70,7 @@ def choose(call: Call, kernel: str | None = None) -> Choice:
     fused_obstacle = _obstacle_of(device, call)
     if fused_obstacle is None:
         return Choice(device, _FUSED[device])
-    obstacle = aten.obstacle(call)
+    obstacle = _obstacle_of("aten", call)
     if obstacle is not None:
         return Choice("composite", obstacle)
     return Choice("aten", f"native operations on {device}: {fused_obstacle}")
@@ -105,6 +105,8 @@ def _obstacle_of(kernel: str, call: Call) -> str | None:
     """Why this kernel cannot take a call of plain tensors, or None if it can."""
     if call.group is not None and kernel in _FUSED:
         return "processes exchange their statistics half-way"
+    if call.averages is not None and (kernel != "cpu" or torch.compiler.is_compiling()):
+        return "its backward pass takes moving averages"
     return _KERNELS[kernel].obstacle(call)
 
 
@@ -116,8 +118,6 @@ def _obstacle(call: Call) -> str | None:
         return "the compiler fuses plain operations itself"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
-    if call.averages is not None:
-        return "its backward pass takes moving averages"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
     if call.x.device.type not in ("cpu", "cuda"):

@@ -23,10 +23,10 @@ def check_settings(
         )
     if backward == "batch":
         return
-    if kernel not in (None, "composite"):
+    if kernel not in (None, "cpu", "composite"):
         raise ArgumentError(
-            f"backward='moving' is there in the kernel 'composite' alone, got kernel={kernel!r}. "
-            "Leave kernel out."
+            "backward='moving' is there in the kernels 'cpu' and 'composite', got "
+            f"kernel={kernel!r}. Leave kernel out."
         )
     if sync == "batch":
         raise ArgumentError(

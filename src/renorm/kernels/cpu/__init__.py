@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from renorm.kernels import composite, layout
-from renorm.kernels.call import Call, Outcome, accumulation_dtype
+from renorm.kernels import composite, layout, moving
+from renorm.kernels.call import Averages, Call, Outcome, accumulation_dtype
 from renorm.kernels.layout import Sizes, is_last_derivative
 
 FUSES = True
@@ -37,6 +37,7 @@ EMPTY = {
 # mean, what rounding took from it, var, r and d: one allocation
 STATISTICS = 5
 NOT_GIVEN = (None,) * 4  # mean, var, r and d to normalize by, instead of those of x
+_NOT_REMOVED = (None,) * 2  # mean and slope to remove from dy, instead of its own
 _COUNTED = torch.tensor(True, device="cpu")
 _NOT_COUNTED = torch.tensor(False, device="cpu")
 
@@ -270,6 +271,8 @@ class _Normalize(torch.autograd.Function):
         steps: list[Step],
     ) -> Tensor:
         y = torch.empty_like(x)
+        # asked before the counter that the limits may depend on is moved
+        ctx.removes_own = call.averages is None or call.bounds() == (1, 0)
         step = _forward(call, sizes, y)
         steps.append(step)
         # the sign before a ReLU is computed again from x, or read where a residual went into it
@@ -279,6 +282,7 @@ class _Normalize(torch.autograd.Function):
         ctx.settings = (call.microbatch, call.relu, call.running_mean is not None, call.eps)
         ctx.layout = (x.stride(), sizes)
         ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.averages = call.averages  # moved in place: not to be saved
         return y
 
     @staticmethod
@@ -288,7 +292,9 @@ class _Normalize(torch.autograd.Function):
             Kept(*ctx.saved_tensors, *ctx.settings),
             ctx.needs_input_grad[:4],
         )
-        if is_last_derivative(dy):
+        if ctx.averages is not None:
+            dx, dweight, dbias, dresidual = _moving(dy, kept, needs, ctx.averages, ctx.removes_own)
+        elif is_last_derivative(dy):
             strides, sizes = ctx.layout
             sizes = sizes if kept.x.stride() == strides else None  # a hook may have changed it
             dx, dweight, dbias, dresidual = gradients(dy, kept, needs, sizes)
@@ -306,7 +312,11 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def gradients(
-    dy: Tensor, kept: Kept, needs: Sequence[bool], sizes: Sizes | None = None
+    dy: Tensor,
+    kept: Kept,
+    needs: Sequence[bool],
+    sizes: Sizes | None = None,
+    removed: Tensor | None = None,
 ) -> Gradients:
     """The gradients of x, weight, bias and residual that are needed, in the dtypes computed in.
 
@@ -315,6 +325,8 @@ def gradients(
         kept: from the forward.
         needs: of these four, which.
         sizes: of ``kept.x``, if they are known.
+        removed: (2, C), the mean and the slope along x_hat that dy loses; None for each group's
+            own. With them only dx and dresidual are to be had.
     """
     x, weight, bias, sign, mask, saved, microbatch, relu, renormalizes, eps, share = kept
     need_x, need_weight, need_bias, need_residual = needs
@@ -349,8 +361,29 @@ def gradients(
         dbias,
         eps,
         share,
+        *(_NOT_REMOVED if removed is None else removed),
     )
     return dx if need_x else None, dweight, dbias, dresidual
+
+
+def _moving(
+    dy: Tensor, kept: Kept, needs: Sequence[bool], averages: Averages, removes_own: bool
+) -> Gradients:
+    """The gradients of ``backward="moving"``; the averages are moved."""
+    moving.check_gradient(dy)
+    need_x, need_weight, need_bias, need_residual = needs
+    dy = _like(dy.clone() if dy._is_zerotensor() else dy, kept.x)
+    with_x = (need_x and removes_own, True, True, need_residual and removes_own)
+    dx, dweight, dbias, dresidual = gradients(dy, kept, with_x)
+    assert dweight is not None
+    assert dbias is not None
+    values = dweight.new_tensor(kept.x[:, :1].numel()) if kept.mask is None else kept.mask.sum()
+    removed = moving.moved(averages, dweight, dbias, values)
+    if not removes_own and (need_x or need_residual):
+        dx, _, _, dresidual = gradients(
+            dy, kept, (need_x, False, False, need_residual), removed=removed
+        )
+    return dx, dweight if need_weight else None, dbias if need_bias else None, dresidual
 
 
 def _packed(t: Tensor | None) -> Tensor | None:

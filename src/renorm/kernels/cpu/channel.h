@@ -122,27 +122,54 @@ static void NAME(finish_given)(const NAME(group) *g, int64_t first, int64_t chan
     NAME(store_statistics)(g, first, channels, mean, var, r, d, out);
 }
 
-/* dweight, dbias and the coefficients of dx of up to BLOCK channels. */
-static void NAME(finish_backward)(const NAME(group) *g, int64_t first, int64_t channels,
-                                  NAME(sums) sums, NAME(coefficients) out) {
-    const double eps = g->call->eps, n = g->values < 1 ? 1 : g->values;
-    const bool moves = g->values > 1 || !g->call->renormalizes; /* mean and var depend on x */
-    const double share = moves ? g->call->share : 0;
-    double weight[BLOCK];
-    read_vector(g->call->weight, first, channels, 1, weight);
+/* Whether the mean and var that a group was normalized by are its own. */
+static bool NAME(has_moments)(const NAME(group) *g) {
+    return g->values > 1 || !g->call->renormalizes;
+}
+
+/* dweight and dbias of up to BLOCK channels, and what is removed from dy: its mean, and its slope
+ * along z = (x - mean) / sigma, as far as the group's moments depend on x. */
+static void NAME(gradients)(const NAME(group) *g, int64_t first, int64_t channels,
+                            NAME(sums) sums, double *mean, double *slope) {
+    const double n = g->values < 1 ? 1 : g->values;
+    const double share = NAME(has_moments)(g) ? g->call->share : 0;
     for (int64_t i = 0; i < channels; i++) {
         const int64_t at = first + i;
-        double lost = g->lost[at], invstd = 1 / sqrt(g->var[at] + eps);
-        double scale = weight[i] * g->r[at] * invstd;
-        double product = sums.q[i] - lost * sums.s[i];
-        double slope = share > 0 ? -share * scale * invstd * invstd * product / n : 0;
-        double constant = share > 0 ? -share * scale * sums.s[i] / n : 0;
-        g->dweight[at] = g->r[at] * product * invstd + g->d[at] * sums.s[i];
+        double product = (sums.q[i] - g->lost[at] * sums.s[i]) / sqrt(g->var[at] + g->call->eps);
+        g->dweight[at] = g->r[at] * product + g->d[at] * sums.s[i];
         g->dbias[at] = sums.s[i];
+        mean[i] = share > 0 ? share * sums.s[i] / n : 0;
+        slope[i] = share > 0 ? share * product / n : 0;
+    }
+}
+
+/* What is removed where that is given. A group without a spread has z = 0, and its slope is along d. */
+static void NAME(given_removal)(const NAME(group) *g, int64_t first, int64_t channels, double *mean,
+                               double *slope) {
+    const bool flat = !NAME(has_moments)(g);
+    read_vector(g->call->removed_mean, first, channels, 0, mean);
+    read_vector(g->call->removed_slope, first, channels, 0, slope);
+    for (int64_t i = 0; i < channels && flat; i++) mean[i] += slope[i] * g->d[first + i];
+}
+
+/* The coefficients of dx of up to BLOCK channels. */
+static void NAME(finish_backward)(const NAME(group) *g, int64_t first, int64_t channels,
+                                  NAME(sums) sums, NAME(coefficients) out) {
+    double weight[BLOCK], mean[BLOCK], slope[BLOCK];
+    const double eps = g->call->eps;
+    read_vector(g->call->weight, first, channels, 1, weight);
+    if (g->given)
+        NAME(given_removal)(g, first, channels, mean, slope);
+    else
+        NAME(gradients)(g, first, channels, sums, mean, slope);
+    for (int64_t i = 0; i < channels; i++) {
+        const int64_t at = first + i;
+        double invstd = 1 / sqrt(g->var[at] + eps), scale = weight[i] * g->r[at] * invstd;
+        double along = -scale * invstd * slope[i];
         out.m[i] = g->mean[at];
         out.a[i] = NAME(coefficient)(scale);
-        out.b[i] = NAME(coefficient)(slope);
-        out.c[i] = NAME(coefficient)(constant - slope * lost);
+        out.b[i] = NAME(coefficient)(along);
+        out.c[i] = NAME(coefficient)(-scale * mean[i] - along * g->lost[at]);
     }
 }
 
@@ -155,10 +182,12 @@ static void NAME(prepare_backward)(const NAME(group) *g, int64_t first, int64_t 
 
 static void NAME(finish)(const NAME(group) *g, int64_t first, int64_t channels, NAME(sums) sums,
                          NAME(coefficients) out) {
-    if (g->what & PAIRED)
+    if (g->what & PAIRED) {
+        if (g->given) NAME(prepare_backward)(g, first, channels, sums.shift, out);
         NAME(finish_backward)(g, first, channels, sums, out);
-    else if (g->given)
+    } else if (g->given) {
         NAME(finish_given)(g, first, channels, out);
-    else
+    } else {
         NAME(finish_forward)(g, first, channels, sums, out);
+    }
 }

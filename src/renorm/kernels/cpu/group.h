@@ -13,7 +13,7 @@ typedef struct {
     double *dweight, *dbias;
     double values; /* in each channel; with fewer than two the running statistics serve */
     int threads, what;
-    bool given;   /* what to normalize by: nothing is summed */
+    bool given;   /* what to normalize by, or to remove from dy: nothing is summed */
     bool streams; /* no cache will keep the output */
     atomic_bool *out_of_memory;
 } NAME(group);

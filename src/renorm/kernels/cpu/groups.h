@@ -46,7 +46,7 @@ static NAME(group) NAME(group_of)(const NAME(batch) *b, int64_t index) {
     g.dbias = g.dweight + C;
     g.values = c->mask ? NAME(count)(g.mask, N * S) : (double)(N * S);
     g.threads = b->threads;
-    g.given = c->given_mean.values != NULL;
+    g.given = c->given_mean.values || c->removed_mean.values;
     g.streams = c->N * C * S * (int64_t)sizeof(ELEMENT) >= NAME(STREAMED);
     g.what = c->mask ? MASKED : 0;
     if (c->dy)
@@ -160,9 +160,9 @@ static void NAME(run)(call *c) {
     NAME(batch) b = {c, groups, side_by_side ? 1 : c->threads, memory, memory + groups};
     in_parallel(side_by_side ? c->threads : 1, groups, NAME(run_groups), &b);
     if (!atomic_load(&c->out_of_memory)) {
-        if (c->dy)
+        if (c->dweight || c->dbias)
             NAME(gather_gradients)(&b);
-        else if (c->renormalizes)
+        else if (!c->dy && c->renormalizes)
             NAME(update)(&b);
     }
     free(memory);

@@ -24,7 +24,9 @@ typedef struct {
  * (what rounding took from the mean), var, r and d; then the new running statistics, which may be the
  * old ones' own place, and adds 1 to the counter. Where it is given a mean, it normalizes by that and
  * by the var, r and d beside it, and those are stored. The backward reads those, dy, and with a ReLU
- * behind a residual y; it writes out = dx (unless NULL), dresidual, dweight and dbias.
+ * behind a residual y; it writes out = dx (unless NULL), dresidual, dweight and dbias. For dx
+ * it removes from dy each group's mean and slope along (x - mean) / sigma; where it is given both, it
+ * removes those instead, and there are no dweight and dbias.
  *
  * Pointers to void are in the dtype of x; statistics and gradients (C,) are in its accumulation
  * dtype, double for double and float for everything else. Whatever there is none of is NULL.
@@ -41,6 +43,7 @@ typedef struct {
     void *dweight, *dbias;
     vector weight, bias, running_mean, running_var;
     vector given_mean, given_var, given_r, given_d;
+    vector removed_mean, removed_slope; /* from dy */
     bool renormalizes; /* there are running statistics */
     double r_max, d_max, momentum, eps;
     double share; /* of a group's own moments in what it was normalized by, as far as they move it */

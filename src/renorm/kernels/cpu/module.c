@@ -136,7 +136,8 @@ static bool computed(call *c, enum dtype dtype) {
     if (PyErr_Occurred()) return false;
     if (c->microbatch < 1 || dtype == DTYPES || !known(&c->weight) || !known(&c->bias) ||
         !known(&c->running_mean) || !known(&c->running_var) || !known(&c->given_mean) ||
-        !known(&c->given_var) || !known(&c->given_r) || !known(&c->given_d)) {
+        !known(&c->given_var) || !known(&c->given_r) || !known(&c->given_d) ||
+        !known(&c->removed_mean) || !known(&c->removed_slope)) {
         PyErr_SetString(PyExc_ValueError, "no code for this dtype, or a microbatch below 1");
         return false;
     }
@@ -187,12 +188,12 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
 }
 
 /* x, rows, N, C, S, microbatch, relu, mask, dy, y, dx, dresidual, saved, renormalizes, weight, bias,
- * dweight, dbias, eps, share. */
+ * dweight, dbias, eps, share, removed mean, removed slope. */
 static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     call c = {.dy = NULL};
     arguments a = {args};
     (void)self;
-    if (!count_is(count, 20)) return NULL;
+    if (!count_is(count, 22)) return NULL;
     enum dtype dtype = tensor(&a, &c);
     c.dy = address(&a);
     c.y = address(&a);
@@ -206,6 +207,8 @@ static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t coun
     c.dbias = address(&a);
     c.eps = number(&a);
     c.share = number(&a);
+    c.removed_mean = channels(&a);
+    c.removed_slope = channels(&a);
     if (!computed(&c, dtype)) return NULL;
     Py_RETURN_NONE;
 }

@@ -215,6 +215,7 @@ static void NAME(run_table)(NAME(table) *b, NAME(sums) sums) {
     NAME(finish_all)(g, sums, b->k);
     if (!g->out) return;
     NAME(repeat)(b, b->k.m, 4); /* a, b and c lie behind m */
+    if (g->given && g->what & RELU) NAME(repeat)(b, b->k.u, 2);
     in_parallel(g->threads, b->parts, NAME(map_rows), b);
 }
 
