@@ -65,9 +65,8 @@ def ours(kernel: str) -> Provider:
             backward="moving",
         )
     if kernel not in kernels.names():
-        raise ArgumentError(
-            f"There is no kernel {kernel!r}; there are {', '.join((AUTO, MOVING, *kernels.names()))}."
-        )
+        there = ", ".join((AUTO, MOVING, *kernels.names()))
+        raise ArgumentError(f"There is no kernel {kernel!r}; there are {there}.")
     return Provider(
         f"renorm, {kernel}",
         lambda shape, bounds: _batch_renorm(shape, bounds, kernel=kernel),
