@@ -50,7 +50,7 @@ from renorm.errors import ArgumentError, RenormError
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import digits
 from renorm.lab.models import ConvNet
-from renorm.lab.names import known
+from renorm.names import known
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 from renorm.nn.sharing import Sync
 from renorm.report.statistics import estimate, paired

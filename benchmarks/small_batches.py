@@ -46,7 +46,7 @@ from renorm.cli.progress import Bar
 from renorm.environment import describe
 from renorm.errors import RenormError
 from renorm.lab.isolation import isolated
-from renorm.lab.names import known
+from renorm.names import known
 from renorm.report.statistics import estimate, paired
 from renorm.report.wording import in_points
 

@@ -27,7 +27,7 @@ from renorm.lab.data import Images
 from renorm.lab.devices import average_statistics, replicas
 from renorm.lab.isolation import isolated
 from renorm.lab.models.resnet import Block
-from renorm.lab.names import known
+from renorm.names import known
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
 
 WIDTHS = (16, 32, 64)

@@ -49,7 +49,7 @@ from renorm.cli import DONE, INTERRUPTED, SOME_FAILED, USAGE
 from renorm.cli.progress import Bar
 from renorm.environment import describe
 from renorm.errors import RenormError
-from renorm.lab.names import known
+from renorm.names import known
 from renorm.nn import BatchRenorm, BatchRenorm1d, BatchRenorm2d, BatchRenormAct2d
 
 SCHEMA = 1

@@ -287,7 +287,7 @@ def test_a_record_with_an_impossible_value_is_refused(script: Any, tmp_path: Pat
     ("arguments", "message"),
     [
         (["--norm-batches", "3"], "a multiple of the norm batch, got 32 and 3"),
-        (["--normalizers", "batchnorm"], "Did you mean 'batch_norm'?"),
+        (["--normalizers", "batchnorm"], "Did you mean 'batch_norm'"),
         (["--lr", "nan", "--normalizers", "batch_norm"], "above 0, got nan"),
         (["--data", "nowhere", "--normalizers", "batch_norm"], "There is no file nowhere"),
     ],

@@ -23,5 +23,5 @@ def test_a_short_soak_passes(tmp_path: Path) -> None:
 def test_a_mistake_is_a_message() -> None:
     refused = command(SCRIPT, "--scenarios", "runing")
     assert refused.code == 2
-    assert "Did you mean 'running'?" in refused.err
+    assert "Did you mean 'running'" in refused.err
     assert "Traceback" not in refused.err

@@ -136,7 +136,7 @@ def test_a_torn_line_is_reported(training: Training, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--normalizers batchnorm", "Did you mean 'batch_norm'?"),
+        ("--normalizers batchnorm", "Did you mean 'batch_norm'"),
         ("--normalizers ,", "At least one normalizer is needed"),
         ("--conditions clusterd", "There are iid, microbatch, clustered, "),
         ("--seeds -1", "got -1"),
@@ -145,7 +145,7 @@ def test_a_torn_line_is_reported(training: Training, capsys: pytest.CaptureFixtu
         ("--batch-size 30", "a batch of 30 and groups of 4"),
         ("--workers 0", "got 0"),
         ("--out no/such/folder.jsonl", "Give another file, in a folder that is there"),
-        ("--task digts", "Did you mean 'digits'?"),
+        ("--task digts", "Did you mean 'digits'"),
         ("--model resnet", "no model 'resnet'"),
         ("--task nowhere.py:Mine", "no file nowhere.py"),
         ("--rates 0.1 -1", "above 0 and finite, got -1.0"),

@@ -93,7 +93,7 @@ def test_names_of_the_nets_of_a_task() -> None:
     nets = ("of_its_own", "plain")
     assert models.named("of-its-own", nets) == "of_its_own"
     assert models.named("plain(width=8, depth=2)", nets) == "plain(depth=2, width=8)"
-    with pytest.raises(ArgumentError, match="no option 'depth'; it has none"):
+    with pytest.raises(ArgumentError, match=r"no option 'depth'\. It has none"):
         models.named("of_its_own(depth=2)", nets)
     with pytest.raises(ArgumentError, match="There are of_its_own, plain"):
         models.named("vgg", nets)
@@ -103,8 +103,8 @@ def test_names_of_the_nets_of_a_task() -> None:
     ("name", "message"),
     [
         ("plane", "Did you mean 'plain'"),
-        ("plain(size=3)", "no option 'size'; it has depth, width, stages"),
-        ("vgg(depth=3)", "no option 'depth'; it has none"),
+        ("plain(size=3)", "no option 'size'. It has depth, width, stages"),
+        ("vgg(depth=3)", "no option 'depth'. It has none"),
         ("plain(3)", "by name"),
         ("plain(depth=", "by name"),
         ("plain(depth=two)", "by name"),

@@ -65,11 +65,11 @@ def test_names_are_forgiving_about_hyphens_and_repetition() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"normalizers": ("batchnorm",)}, "no normalizer 'batchnorm'. Did you mean 'batch_norm'?"),
+        ({"normalizers": ("batchnorm",)}, "no normalizer 'batchnorm'. Did you mean 'batch_norm'"),
         ({"normalizers": ("zzz",)}, "no normalizer 'zzz'. There are batch_norm, batch_renorm, "),
         ({"normalizers": ()}, "At least one normalizer is needed; there are batch_norm, "),
         ({"conditions": ("idd",)}, "no condition 'idd'. Did you mean 'iid'? There are iid, mic"),
-        ({"task": "digit"}, "no task 'digit'. Did you mean 'digits'?"),
+        ({"task": "digit"}, "no task 'digit'. Did you mean 'digits'"),
         ({"seeds": 0}, "at least 1 (an interval needs 2), got 0"),
         ({"seeds": -3}, "got -3"),
         ({"steps": 0}, "at least 10, got 0"),

@@ -82,9 +82,9 @@ def test_settings_of_the_model_stay_unless_they_are_given() -> None:
     ("asked", "message"),
     [
         ("evo_norm_b0", "There is no normalizer 'evo_norm_b0'. Did you mean 'evonorm_b0'"),
-        ("evonorm_b0(groups=2)", "'evonorm_b0' has no option 'groups'; it has eps, momentum"),
-        ("weight_norm(dtype='half')", "'weight_norm' has no option 'dtype'; it has eps"),
-        ("none(eps=1)", "'none' has no option 'eps'; it has none"),
+        ("evonorm_b0(groups=2)", "'evonorm_b0' has no option 'groups'. It has eps, momentum"),
+        ("weight_norm(dtype='half')", "'weight_norm' has no option 'dtype'. It has eps"),
+        ("none(eps=1)", "'none' has no option 'eps'. It has none"),
     ],
 )
 def test_unknown_names_and_options_are_answered_with_what_there_is(

@@ -141,7 +141,7 @@ def test_options_reach_the_layer() -> None:
         ("groupnorm", "Did you mean 'group_norm'"),
         ("weight-standardization", "Did you mean 'scaled_weight_standardization'"),
         ("zzz", r"'zzz'\. There are"),
-        (None, "no normalizer None"),
+        (None, "no normalizer 'None'"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_near_ones_and_all(name: Any, near: str) -> None:
@@ -158,8 +158,8 @@ def test_an_unknown_name_is_answered_with_the_near_ones_and_all(name: Any, near:
             "group",
             r"'group'\. Did you mean 'groups'.* It has groups, group_size",
         ),
-        ("evonorm_b0", "groups", r"evonorm_b0 has no option 'groups'.* It has eps, momentum"),
-        ("none", "eps", r"none has no option 'eps'\. It has none"),
+        ("evonorm_b0", "groups", r"'evonorm_b0' has no option 'groups'.* It has eps, momentum"),
+        ("none", "eps", r"'none' has no option 'eps'\. It has none"),
     ],
 )
 def test_an_unknown_option_is_answered_with_those_there_are(

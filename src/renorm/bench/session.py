@@ -13,7 +13,7 @@ from renorm.bench.providers import AUTO, Provider, baseline, kernel_for, ours
 from renorm.bench.records import Record
 from renorm.bench.registry import SUITES, Shape, Suite
 from renorm.errors import ArgumentError
-from renorm.lab.names import known
+from renorm.names import known
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from renorm.cli.compare import WORKERS, page_of
 from renorm.cli.progress import Display
 from renorm.errors import ArgumentError, RecordError
 from renorm.lab.experiment import Result, finish
-from renorm.lab.names import known
 from renorm.lab.papers import SCALES, STUDIES, Study
 from renorm.lab.pool import Site, memory_share
 from renorm.lab.store import Store
+from renorm.names import known
 from renorm.report import reproduction, reproduction_page, reproduction_text
 from renorm.report.records import Record, Specification
 from renorm.report.reproduction import Reproduction

@@ -11,12 +11,12 @@ from typing import Any, Self
 from renorm.errors import ArgumentError
 from renorm.lab import normalizers
 from renorm.lab.conditions import CONDITIONS, check_sizes
-from renorm.lab.names import known
 from renorm.lab.pool import Site, run_all
 from renorm.lab.store import Store
 from renorm.lab.tasks import Reference, find
 from renorm.lab.tasks.registry import load, users_code
 from renorm.lab.training import plan, task_of
+from renorm.names import known
 from renorm.report.records import Record, Specification
 from renorm.report.search import chosen_rates
 

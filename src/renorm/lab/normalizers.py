@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from renorm import limits
 from renorm.conversion import convert
 from renorm.errors import ArgumentError
-from renorm.lab.names import check_options, known, parsed, with_options
 from renorm.lab.placing import PerGroup as PerGroup
 from renorm.lab.placing import Setting as Setting
 from renorm.lab.placing import options_of, place
+from renorm.names import check_options, known, parsed, with_options
 from renorm.nn.normalizers import normalizers
 
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from renorm.errors import ArgumentError
 from renorm.lab import models, normalizers
-from renorm.lab.names import parsed, with_options
 from renorm.lab.normalizers import Setting
 from renorm.lab.own import Kind, module_at, shown
 from renorm.measure import Prediction
 from renorm.measure import predict as predicted
 from renorm.measure.predicting import Progress
+from renorm.names import parsed, with_options
 
 CLASSES = 10
 STEPS = 1000  # that limits and momenta are set up for, which say nothing of a fresh net

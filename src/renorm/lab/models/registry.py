@@ -15,7 +15,7 @@ from renorm.lab.models.mlp import SigmoidMLP
 from renorm.lab.models.resnet import ResNet8, ResNet14, ResNet18, ResNet20
 from renorm.lab.models.unet import UNet
 from renorm.lab.models.vgg import STAGES_A, VGG
-from renorm.lab.names import check_options, known, parsed, with_options
+from renorm.names import check_options, known, parsed, with_options
 
 
 @dataclass(frozen=True)

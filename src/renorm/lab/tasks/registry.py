@@ -11,7 +11,6 @@ from typing import Any
 from renorm.errors import ArgumentError
 from renorm.lab import data, models
 from renorm.lab.isolation import isolated
-from renorm.lab.names import known
 from renorm.lab.own import Kind, module_at, shown
 from renorm.lab.tasks.base import Task
 from renorm.lab.tasks.binary import SIGMOIDS, BinaryDigits
@@ -28,6 +27,7 @@ from renorm.lab.tasks.control import Control
 from renorm.lab.tasks.embedding import MetricLearning
 from renorm.lab.tasks.propagating import Propagating
 from renorm.lab.tasks.smoothness import DeepLinear, Smoothness
+from renorm.names import known
 
 _KIND = Kind("task", "my_task.py:MyTask", "renorm compare --init writes an example")
 

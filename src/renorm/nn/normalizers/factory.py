@@ -1,8 +1,7 @@
 """Every normalizer by name."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from renorm.errors import ArgumentError
+from renorm.names import check_options, known
 from renorm.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from renorm.nn.cross_iteration import (
     CrossIterationBatchNorm1d,
@@ -99,11 +99,7 @@ def normalizer(name: str, channels: int, *, dims: int = 2, **options: Any) -> nn
         raise ArgumentError(f"channels is a number of channels, at least 1, got {channels!r}.")
     if isinstance(dims, bool) or not isinstance(dims, int) or not 0 <= dims <= 3:
         raise ArgumentError(f"dims counts the spatial dimensions of inputs, 0 to 3, got {dims!r}.")
-    unknown = [option for option in options if option not in entry.options]
-    if unknown:
-        allowed = f"It has {', '.join(entry.options)}." if entry.options else "It has none."
-        hint = _near(unknown[0], entry.options)
-        raise ArgumentError(f"{entry.name} has no option {unknown[0]!r}.{hint} {allowed}")
+    check_options("normalizer", entry.name, options, entry.options)
     return entry.make(channels, dims, **options)
 
 
@@ -113,18 +109,8 @@ def find(name: str) -> Entry:
     Raises:
         ArgumentError: there is none; with the nearest names, and all.
     """
-    found = _ENTRIES.get(name.strip().replace("-", "_")) if isinstance(name, str) else None
-    if found is None:
-        raise ArgumentError(
-            f"There is no normalizer {name!r}.{_near(str(name), _ENTRIES)} There are "
-            f"{', '.join(_ENTRIES)}."
-        )
-    return found
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), list(names), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    (found,) = known("normalizer", [str(name)], _ENTRIES)
+    return _ENTRIES[found]
 
 
 def _grouped(channels: int, dims: int, name: str, groups: int, **options: Any) -> nn.GroupNorm:

@@ -28,9 +28,9 @@ def known(kind: str, names: Iterable[str], table: Mapping[str, Any]) -> tuple[st
         raise ArgumentError(f"At least one {kind} is needed; there are {', '.join(table)}.")
     for name in found:
         if name not in table:
-            near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ArgumentError(f"There is no {kind} {name!r}.{hint} There are {', '.join(table)}.")
+            raise ArgumentError(
+                f"There is no {kind} {name!r}.{_nearest(name, table)} There are {', '.join(table)}."
+            )
     return found
 
 
@@ -43,9 +43,14 @@ def check_options(kind: str, name: str, given: Iterable[str], allowed: Collectio
     unknown = [option for option in given if option not in allowed]
     if unknown:
         raise ArgumentError(
-            f"The {kind} {name!r} has no option {unknown[0]!r}; it has "
-            f"{', '.join(allowed) or 'none'}."
+            f"The {kind} {name!r} has no option {unknown[0]!r}.{_nearest(unknown[0], allowed)} "
+            f"It has {', '.join(allowed) or 'none'}."
         )
+
+
+def _nearest(name: str, table: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(table), n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def parsed(kind: str, text: str) -> tuple[str, dict[str, Any]]:
