@@ -136,12 +136,13 @@ def _with_kernel(name: str) -> Callable[[Case], nn.Module]:
     )
 
 
+def _whole(case: Case) -> bool:
+    """Whether all values have statistics in common."""
+    return not case.masked and (case.microbatch is None or case.microbatch >= case.shape[0])
+
+
 def _plain(case: Case) -> bool:
-    return (
-        case.backward == "batch"
-        and not case.masked
-        and (case.microbatch is None or case.microbatch >= case.shape[0])
-    )
+    return _whole(case) and case.backward == "batch"
 
 
 def rounded_once(case: Case) -> bool:
@@ -157,7 +158,7 @@ CUDA = Subject(  # the battery lies on the cpu: it runs the device code where th
     takes=lambda case: _plain(case) and case.offset != 1e2,  # interpreted: 1e4 is enough
     missing=cuda.unavailable(torch.device("cpu")),
 )
-ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_plain)
+ATEN = Subject("aten kernel", _with_kernel("aten"), takes=_whole)
 COMPOSITE = Subject("composite kernel", _with_kernel("composite"))
 LAZY_SUBJECT = Subject("LazyBatchRenormNd", _lazy)
 BATCH_NORM = Subject("nn.BatchNormNd", _torch, renormalizes=False, takes=_plain)

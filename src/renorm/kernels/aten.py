@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from renorm.kernels import joint
+from renorm.kernels import joint, moving
 from renorm.kernels.algebra import affine, correction, product, updated
-from renorm.kernels.call import Call, Outcome, accumulation_dtype
+from renorm.kernels.call import Averages, Call, Outcome, accumulation_dtype
 
 FUSES = False  # whoever runs it adds residual and ReLU
 
@@ -41,8 +41,14 @@ def run(call: Call) -> Outcome:
         return Outcome(y, mean.unsqueeze(0), None, None, None)
     running_mean = call.running_mean.detach().to(mean.dtype)
     running_var = call.running_var.detach().to(mean.dtype)
-    r, d = correction(mean, var, running_mean, running_var, *call.bounds(), call.eps)
-    y = _Normalize.apply(x, call.weight, call.bias, mean, var, r, d, call.eps)
+    r_max, d_max = call.bounds()
+    r, d = correction(mean, var, running_mean, running_var, r_max, d_max, call.eps)
+    if call.averages is None:
+        y = _Normalize.apply(x, call.weight, call.bias, mean, var, r, d, call.eps)
+    else:
+        own = moving.removes_own(r_max, d_max, x.device)
+        given = (x, call.weight, call.bias, mean, var, r, d)
+        y = _NormalizeMoving.apply(*given, call.eps, call.averages, own)
     statistics = updated(mean, var, running_mean, running_var, call.momentum, call.eps)
     return Outcome(y, mean.unsqueeze(0), *statistics)
 
@@ -108,6 +114,57 @@ class _Normalize(torch.autograd.Function):
         dx, dweight, dbias = gradients(grads[0], x, weight, mean, invstd, r, d, ctx.eps, needs)
         dbias = dbias.to(ctx.bias_dtype) if dbias is not None else None
         return dx, dweight, dbias, None, None, None, None, None
+
+
+class _NormalizeMoving(torch.autograd.Function):
+    """The same output; the gradient loses the averages in place of the batch's own moments.
+
+    See ``renorm.kernels.moving``; it does so, too, where ``own`` is true.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        var: Tensor,
+        r: Tensor,
+        d: Tensor,
+        eps: float,
+        averages: Averages,
+        own: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, var, r, d, own)
+        ctx.eps, ctx.averages = eps, averages  # moved in place: not to be saved
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        scale, shift = affine(weight, bias, r, d, mean.dtype)
+        return torch.batch_norm(x, scale, shift, mean, var, False, 0.0, eps, False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dy = grads[0]
+        moving.check_gradient(dy)
+        x, weight, mean, var, r, d, own = ctx.saved_tensors
+        values = mean.new_tensor(x[:, :1].numel())
+        dz, dbias = joint.sums_of(dy, x, mean, var, ctx.eps)
+        dweight = r * dz + d * dbias
+        removed, slope = moving.moved(ctx.averages, dweight, dbias, values)
+        removed = torch.where(own, dbias / values, removed)
+        slope = torch.where(own, dz / values, slope)
+        invstd = (var + ctx.eps).rsqrt()
+        factor = r * invstd if weight is None else r * invstd * weight
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        dx = None
+        if need_x:
+            dx = joint.mapped(dy, x, mean, factor, -factor * invstd * slope, -factor * removed)
+        return (
+            dx,
+            None if weight is None or not need_weight else dweight.to(weight.dtype),
+            dbias.to(ctx.bias_dtype) if need_bias else None,
+            *[None] * 7,
+        )
 
 
 def gradients(

@@ -119,7 +119,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 def _gradients(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:
     """The gradients of x, weight and bias that are needed."""
     x, weight, (mean, var, r, d, values, known, _), eps, group = kept
-    dw, db = _sums(dy, x, mean, var, eps)
+    dw, db = sums_of(dy, x, mean, var, eps)
     need_x, need_weight, need_bias = needs
     dx = None
     if need_x:
@@ -128,17 +128,14 @@ def _gradients(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:
         scale = invstd if scale is None else invstd * scale
         by_mean, by_var = -scale * db * known, -0.5 * invstd * scale * dw * known
         slope, constant = gradient_of_x(values, mean, by_mean, by_var, group)
-        shape, dtype = (-1, *[1] * (x.dim() - 2)), mean.dtype
-        dx = (x - mean.view(shape)).mul_(slope.to(dtype).view(shape))
-        dx.add_(constant.to(dtype).view(shape))
-        dx = dx.addcmul_(dy.to(dx.dtype), scale.view(shape)).to(x.dtype)
+        dx = mapped(dy, x, mean, scale, slope.to(mean.dtype), constant.to(mean.dtype))
     dweight = None
     if need_weight:
         dweight = dw if r is None or d is None else r * dw + d * db
     return dx, dweight, db if need_bias else None
 
 
-def _sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def sums_of(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Sums (C,) of ``dy * (x - mean) / sigma`` and of ``dy``, over the values of this process."""
     if x.numel() == 0:
         return torch.zeros_like(mean), torch.zeros_like(mean)
@@ -146,6 +143,15 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple
         dy, x, None, mean, var, None, None, False, eps, [False, True, True]
     )
     return dw, db
+
+
+def mapped(
+    dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, constant: Tensor
+) -> Tensor:
+    """``scale * dy + slope * (x - mean) + constant``, in the dtype of x; all but dy and x (C,)."""
+    shape = (-1, *[1] * (x.dim() - 2))
+    dx = (x - mean.view(shape)).mul_(slope.view(shape)).add_(constant.view(shape))
+    return dx.addcmul_(dy.to(dx.dtype), scale.view(shape)).to(x.dtype)
 
 
 def _differentiable(dy: Tensor, kept: _Kept, needs: Sequence[bool]) -> Gradients:

@@ -118,9 +118,7 @@ def _context(groups: _Groups, running_mean: Tensor, running_var: Tensor, call: C
     var = torch.where(known, groups.var, running_var)
     r_max, d_max = call.bounds()
     r, d = correction(mean, var, running_mean, running_var, r_max, d_max, call.eps)
-    own: Any = (r_max == 1) & (d_max == 0)
-    if not isinstance(own, Tensor):
-        own = torch.full((), own, dtype=torch.bool, device=mean.device)
+    own = removes_own(r_max, d_max, mean.device)
     scale = (var + call.eps).rsqrt()
     assert call.averages is not None
     return _Context(
@@ -207,6 +205,14 @@ def check_gradient(dy: Tensor) -> None:
             "averages of earlier ones. Leave create_graph=True out, or build the layer with "
             "backward='batch'."
         )
+
+
+def removes_own(r_max: float | Tensor, d_max: float | Tensor, device: torch.device) -> Tensor:
+    """() bool: whether a group loses its own means after all, as where limits are (1, 0)."""
+    own: Any = (r_max == 1) & (d_max == 0)
+    if isinstance(own, Tensor):
+        return own
+    return torch.full((), own, dtype=torch.bool, device=device)
 
 
 def moved(averages: Averages, dweight: Tensor, dbias: Tensor, values: Tensor) -> Tensor:

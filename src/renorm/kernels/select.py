@@ -105,7 +105,7 @@ def _obstacle_of(kernel: str, call: Call) -> str | None:
     """Why this kernel cannot take a call of plain tensors, or None if it can."""
     if call.group is not None and kernel in _FUSED:
         return "processes exchange their statistics half-way"
-    if call.averages is not None and (kernel != "cpu" or torch.compiler.is_compiling()):
+    if call.averages is not None and (kernel == "cuda" or torch.compiler.is_compiling()):
         return "its backward pass takes moving averages"
     return _KERNELS[kernel].obstacle(call)
 

@@ -23,9 +23,9 @@ def check_settings(
         )
     if backward == "batch":
         return
-    if kernel not in (None, "cpu", "composite"):
+    if kernel == "cuda":
         raise ArgumentError(
-            "backward='moving' is there in the kernels 'cpu' and 'composite', got "
+            "backward='moving' is there in the kernels 'cpu', 'aten' and 'composite', got "
             f"kernel={kernel!r}. Leave kernel out."
         )
     if sync == "batch":
