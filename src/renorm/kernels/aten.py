@@ -147,7 +147,7 @@ class _NormalizeMoving(torch.autograd.Function):
         dy = grads[0]
         moving.check_gradient(dy)
         x, weight, mean, var, r, d, own = ctx.saved_tensors
-        values = mean.new_tensor(x[:, :1].numel())
+        values = mean.new_full((), x[:, :1].numel())
         dz, dbias = joint.sums_of(dy, x, mean, var, ctx.eps)
         dweight = r * dz + d * dbias
         removed, slope = moving.moved(ctx.averages, dweight, dbias, values)
