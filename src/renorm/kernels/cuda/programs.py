@@ -55,6 +55,12 @@ def _part(part, N, S, n_part, s_part, INDEX: tl.constexpr):
 
 
 @triton.jit
+def _written(part, C):
+    """How many channels' results a part writes: the first part does it for all."""
+    return tl.where(part == 0, C, 0)
+
+
+@triton.jit
 def _first_channel(BC: tl.constexpr, INDEX: tl.constexpr):
     return tl.program_id(0).to(INDEX) * BC
 
@@ -130,18 +136,18 @@ def _row(table, row: tl.constexpr, c, C):
 
 
 @triton.jit
-def _set_row(table, row: tl.constexpr, c, C, value, chosen):
-    tl.store(table + row * C + c, value, mask=(c < C) & chosen)
+def _set_row(table, row: tl.constexpr, c, C, value, written):
+    tl.store(table + row * C + c, value, mask=c < written)
 
 
 @triton.jit
 def _finish_forward(
     origin, gap, m2, values, table, c, C, running_mean, running_var, weight, bias,
-    r_max, d_max, momentum, counter, chosen, EPS: tl.constexpr, ACC: tl.constexpr,
+    r_max, d_max, momentum, counter, written, EPS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """From the moments of channels ``c`` to the coefficients of y; ``chosen`` fills the table.
+    """From the moments of channels ``c`` to the coefficients of y.
 
-    The mean is ``origin + gap``: where it rounds, ``lost`` has what is left.
+    The table is filled for channels below ``written``: C of them, or none. The mean is ``origin + gap``: where it rounds, ``lost`` has what is left.
     """
     mean = origin + gap
     back = mean - origin
@@ -163,19 +169,19 @@ def _finish_forward(
         move = rate * sigma_step
         new_var = old_var + move * (2 * sigma + move)
         finite = (tl.abs(mean_step) < float("inf")) & (tl.abs(sigma_step) < float("inf"))
-        _set_row(table, NEW_MEAN, c, C, old_mean + rate * mean_step, chosen)
-        _set_row(table, NEW_VAR, c, C, tl.where(new_var < 0, 0, new_var), chosen)
-        _set_row(table, FINITE, c, C, finite.to(ACC), chosen)
+        _set_row(table, NEW_MEAN, c, C, old_mean + rate * mean_step, written)
+        _set_row(table, NEW_VAR, c, C, tl.where(new_var < 0, 0, new_var), written)
+        _set_row(table, FINITE, c, C, finite.to(ACC), written)
     gamma = _vector(weight, c, C, 1, ACC)
     scale = gamma * r * invstd
     shift = gamma * d + _vector(bias, c, C, 0, ACC) - scale * lost
-    _set_row(table, MEAN, c, C, mean, chosen)
-    _set_row(table, LOST, c, C, lost, chosen)
-    _set_row(table, INVSTD, c, C, invstd, chosen)
-    _set_row(table, R, c, C, r, chosen)
-    _set_row(table, D, c, C, d, chosen)
-    _set_row(table, SCALE, c, C, scale, chosen)
-    _set_row(table, SHIFT, c, C, shift, chosen)
+    _set_row(table, MEAN, c, C, mean, written)
+    _set_row(table, LOST, c, C, lost, written)
+    _set_row(table, INVSTD, c, C, invstd, written)
+    _set_row(table, R, c, C, r, written)
+    _set_row(table, D, c, C, d, written)
+    _set_row(table, SCALE, c, C, scale, written)
+    _set_row(table, SHIFT, c, C, shift, written)
     return mean, scale, shift
 
 
@@ -211,7 +217,7 @@ def whole_forward(
     apart = tl.where(mask, moved - _spread(gap), 0)
     mean, scale, shift = _finish_forward(
         origin, gap, _over_tile(apart * apart), count, table, c, C, running_mean, running_var,
-        weight, bias, r_max, d_max, momentum, counter, True, EPS, ACC,
+        weight, bias, r_max, d_max, momentum, counter, C, EPS, ACC,
     )  # fmt: skip
     if y is not None:
         _write_output(y, residual, values, offsets, mask, mean, scale, shift, RELU, ACC)
@@ -291,7 +297,7 @@ def normalize(
     origin = tl.load(x + c * S, mask=c < C, other=0).to(ACC)
     mean, scale, shift = _finish_forward(
         origin, gap, tl.sum(m2, axis=0), total, table, c, C, running_mean, running_var,
-        weight, bias, r_max, d_max, momentum, counter, part == 0, EPS, ACC,
+        weight, bias, r_max, d_max, momentum, counter, _written(part, C), EPS, ACC,
     )  # fmt: skip
     if y is not None:
         n, n_end, s, s_end = _part(part, N, S, n_part, s_part, INDEX)
@@ -346,11 +352,12 @@ def _gradient(dy, y, x, offsets, mask, mean, scale, shift, RELU: tl.constexpr, A
 
 @triton.jit
 def _finish_backward(
-    total, product, values, table, c, C, dweight, dbias, chosen, ACC: tl.constexpr
+    total, product, values, table, c, C, dweight, dbias, written, ACC: tl.constexpr
 ):
     """From the sums of g and g * (x - mean) to the coefficients a, b, c of dx.
 
-    ``dx = a * g + b * (x - mean) + c``; ``chosen`` writes dweight and dbias.
+    ``dx = a * g + b * (x - mean) + c``; dweight and dbias are written for channels below
+    ``written``.
     """
     lost, invstd = _row(table, LOST, c, C), _row(table, INVSTD, c, C)
     scale = _row(table, SCALE, c, C)
@@ -359,9 +366,9 @@ def _finish_backward(
     if dweight is not None:
         gradient = _row(table, R, c, C) * product * invstd + _row(table, D, c, C) * total
         gradient = gradient.to(dweight.dtype.element_ty)
-        tl.store(dweight + c, gradient, mask=(c < C) & chosen)
+        tl.store(dweight + c, gradient, mask=c < written)
     if dbias is not None:
-        tl.store(dbias + c, total.to(dbias.dtype.element_ty), mask=(c < C) & chosen)
+        tl.store(dbias + c, total.to(dbias.dtype.element_ty), mask=c < written)
     return scale, slope, -scale * (total / values) - slope * lost
 
 
@@ -390,7 +397,7 @@ def whole_backward(
     g = _gradient(dy, y, values, offsets, mask, mean, scale, shift, RELU, ACC)
     product = _over_tile(g * tl.where(mask, values - _spread(mean), 0))
     a, b, constant = _finish_backward(
-        _over_tile(g), product, tl.full((), N, ACC) * S, table, c, C, dweight, dbias, True, ACC
+        _over_tile(g), product, tl.full((), N, ACC) * S, table, c, C, dweight, dbias, C, ACC
     )
     _write_gradients(dx, dresidual, g, values, offsets, mask, mean, a, b, constant)
 
@@ -437,7 +444,7 @@ def propagate(
     a, b, constant = _finish_backward(
         tl.sum(tl.load(rows, mask=there, other=0), axis=0),
         tl.sum(tl.load(rows + C, mask=there, other=0), axis=0),
-        tl.full((), N, ACC) * S, table, c, C, dweight, dbias, part == 0, ACC,
+        tl.full((), N, ACC) * S, table, c, C, dweight, dbias, _written(part, C), ACC,
     )  # fmt: skip
     if dx is not None or dresidual is not None:
         n, n_end, s, s_end = _part(part, N, S, n_part, s_part, INDEX)
