@@ -51,6 +51,19 @@ def test_every_column_at_once_fits_80_columns() -> None:
     assert row[-3:] == ["1.20", "0.1", "3/3"]
 
 
+def test_a_long_name_is_wrapped_and_no_figure_is() -> None:
+    name = "batch_renorm(backward='moving', backward_momentum=0.05)"
+    runs = wanted("batch_norm batch_renorm", "iid", seeds=3)
+    runs += tuple(replace(run, normalizer=name) for run in runs if run.normalizer == "batch_norm")
+    text = printed(compare(runs, [finished(one, 0.123 + one.seed / 5, 0.456) for one in runs]))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "backward_momentum=0.05" in text
+    row = next(row for row in rows(text) if row[1:2] == ["renorm(backward='moving',"])
+    assert row.count("±") == 3
+    assert row[-1] == "3/3"
+
+
 def test_figures_too_wide_for_a_row_are_wrapped_not_cut() -> None:
     runs = wanted("batch_norm batch_renorm cross_iteration", seeds=2)
     done = [

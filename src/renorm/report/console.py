@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -41,15 +42,16 @@ def show(comparison: Comparison, console: Console, about: Mapping[str, str]) -> 
 def table(comparison: Comparison) -> Table:
     """The cells, a row each, under a row that names the condition."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    grid.add_column("", no_wrap=True)
+    grid.add_column("", overflow="fold")  # the widest column gives way first
     for heading in _headings(comparison):
-        grid.add_column(Text(heading), justify="right")
+        grid.add_column(Text(heading), justify="right", overflow="fold")
     for condition in comparison.conditions:
         grid.add_row(Text(condition, style="bold"))
         cells = [cell for cell in comparison.cells if cell.condition == condition]
         for place, cell in enumerate(cells, start=1):
-            row = [f"  {title(cell.normalizer)}", *_figures(comparison, cell)]
-            grid.add_row(*map(Text, row), end_section=place == len(cells))
+            name = Padding(Text(title(cell.normalizer)), (0, 0, 0, 2))
+            figures = map(Text, _figures(comparison, cell))
+            grid.add_row(name, *figures, end_section=place == len(cells))
     return grid
 
 

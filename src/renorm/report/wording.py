@@ -80,12 +80,13 @@ def unit_for(metric: str, percent: bool, scores: Iterable[float]) -> Unit:
 
 
 def title(name: str) -> str:
-    """A name as it is written in text.
+    """A name as it is written in text; its options stay as they are given.
 
-    >>> title("batch_renorm")
-    'batch renorm'
+    >>> title("batch_renorm"), title("group_norm(group_size=4)")
+    ('batch renorm', 'group norm(group_size=4)')
     """
-    return name.replace("_", " ")
+    base, bracket, options = name.partition("(")
+    return f"{base.replace('_', ' ')}{bracket}{options}"
 
 
 def in_points(value: Estimate) -> str:
