@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from renorm import collectives, functional, kernels
 from renorm.collectives import Group
@@ -13,6 +12,7 @@ from renorm.errors import ArgumentError
 from renorm.kernels import Averages, Call
 from renorm.limits import Limits, paper
 from renorm.nn import gradient_averages, sharing
+from renorm.nn.batch_norm import BatchNormBase
 from renorm.nn.deferral import Batch, Deferral, Pool, is_ready
 from renorm.nn.gradient_averages import Backward
 from renorm.nn.inputs import by_running_statistics, check_input
@@ -24,7 +24,7 @@ _PLAIN = (Tensor, nn.Parameter)
 _RAMPS_IN_KERNEL = "cuda"  # arithmetic on the counter would be launches there
 
 
-class BatchRenorm(_BatchNorm):
+class BatchRenorm(BatchNormBase):
     """Batch Renormalization of any rank: (N, C) or (N, C, *spatial).
 
     In training, with eps inside roots and the biased variance of the batch::

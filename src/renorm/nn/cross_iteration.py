@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from renorm import functional, kernels
@@ -18,6 +17,7 @@ from renorm.kernels.algebra import correction
 from renorm.kernels.call import accumulation_dtype
 from renorm.kernels.cpu import lags as native
 from renorm.nn import window_settings
+from renorm.nn.batch_norm import BatchNormBase
 from renorm.nn.history import Seen
 from renorm.nn.inputs import by_running_statistics, check_input
 from renorm.nn.meeting import meet, part
@@ -71,7 +71,7 @@ def _in_place(statistics: tuple[Tensor, Tensor], count: Tensor | None, like: Ten
     )
 
 
-class CrossIterationBatchNorm(_BatchNorm):
+class CrossIterationBatchNorm(BatchNormBase):
     """Cross-Iteration Batch Normalization of any rank: (N, C) or (N, C, *spatial).
 
     In training a batch is normalized by its own statistics and those of the k - 1 iterations

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _LazyNormBase
+from torch.nn.parameter import is_lazy
 
 from renorm.collectives import Group
 from renorm.nn.activated import BatchRenormAct1d, BatchRenormAct2d, BatchRenormAct3d
@@ -44,7 +45,9 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
     ) -> None:
         # momentum=None is allowed; torch's own annotation forgets it
         momentum_: Any = momentum
-        super().__init__(eps, momentum_, affine, track_running_stats, device, dtype, bias=bias)
+        super().__init__(eps, momentum_, affine, track_running_stats, device, dtype)
+        if not bias:
+            self.register_parameter("bias", None)
         self.configure(
             limits=limits,
             microbatch=microbatch,
@@ -59,8 +62,14 @@ class _LazyBatchRenorm(_LazyNormBase, BatchRenorm):
     def initialize_parameters(  # type: ignore[override]
         self, input: Tensor, mask: Any = None, residual: Any = None
     ) -> None:
-        super().initialize_parameters(input)
-        self.num_features = input.shape[1]  # torch forgets it where a checkpoint came first
+        # torch's own forgets num_features where a checkpoint came first, or asks for a bias
+        self.num_features = input.shape[1]
+        tensors: Any = (self.weight, self.bias, self.running_mean, self.running_var)
+        lazy = [t for t in tensors if t is not None and is_lazy(t)]
+        for tensor in lazy:
+            tensor.materialize((self.num_features,))
+        if lazy:
+            self.reset_parameters()
         self._begin_averages()
 
 
