@@ -327,7 +327,7 @@ class BatchRenorm(BatchNormBase):
             or "bias" not in parameters
             or torch._C._are_functorch_transforms_active()
             or may_be_repeated()
-            or (self._memory and in_backward())
+            or (not self._memory.is_empty() and in_backward())
             or type(self)._check_input_dim is not BatchRenorm._check_input_dim
         ):
             return None
@@ -357,7 +357,7 @@ class BatchRenorm(BatchNormBase):
         group, pool = self._shared(tracks)
         reference, weight, bias = self._tensors()
         measures = x.numel() > 0 or group is not None  # a joint batch has examples elsewhere
-        repeats = bool(self._memory) and in_backward() and measures
+        repeats = not self._memory.is_empty() and in_backward() and measures
         keeps = not repeats and may_be_repeated()
         plain = not (repeats or keeps or torch.compiler.is_compiling())
         in_place = tracks and pool is None and plain

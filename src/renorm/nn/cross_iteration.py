@@ -324,7 +324,7 @@ class CrossIterationBatchNorm(BatchNormBase):
         window_settings.check_whole(self)
         if x.numel() == 0:
             return self._empty(x)
-        repeats = bool(self._memory) and in_backward()
+        repeats = not self._memory.is_empty() and in_backward()
         keeps = not repeats and may_be_repeated()
         with torch.no_grad(), _full_precision(x):
             own = window.moments(x)

@@ -34,8 +34,9 @@ class Memory:
     def __init__(self) -> None:
         self._entries: deque[tuple[Tensor, Reference]] = deque(maxlen=_KEPT)
 
-    def __bool__(self) -> bool:
-        return bool(self._entries)
+    def is_empty(self) -> bool:
+        """Whether no forward is remembered; a method, as not every torch compiles __bool__."""
+        return not self._entries
 
     def keep(self, batch_mean: Tensor, reference: Reference) -> None:
         """Remember a forward: its (G, C) batch means, and the reference it used."""
