@@ -15,6 +15,7 @@ from renorm.errors import ArgumentError
 from renorm.kernels import aten, composite, cpu, cuda
 from renorm.kernels.call import Call, Outcome, finished
 from renorm.kernels.cpu import operators
+from renorm.kernels.exporting import is_exporting
 
 
 class Choice(NamedTuple):
@@ -112,9 +113,7 @@ def _obstacle_of(kernel: str, call: Call) -> str | None:
 
 def _obstacle(call: Call) -> str | None:
     """Why the composite kernel alone can take this call, or None if others may."""
-    if torch.compiler.is_compiling() and (
-        call.x.device.type != "cpu" or torch.compiler.is_exporting()
-    ):
+    if torch.compiler.is_compiling() and (call.x.device.type != "cpu" or is_exporting()):
         return "the compiler fuses plain operations itself"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"

@@ -10,6 +10,7 @@ from renorm import collectives, functional, kernels
 from renorm.collectives import Group
 from renorm.errors import ArgumentError
 from renorm.kernels import Averages, Call
+from renorm.kernels.exporting import is_exporting
 from renorm.limits import Limits, paper
 from renorm.nn import gradient_averages, sharing
 from renorm.nn.batch_norm import BatchNormBase
@@ -424,7 +425,7 @@ class BatchRenorm(BatchNormBase):
             return None, weight, bias
         if step is None:
             return Reference(mean, var, 0), weight, bias
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if torch.compiler.is_compiling() and not is_exporting():
             return Reference(*kernels.snapshot(mean, var, step)), weight, bias
         return Reference(mean, var, step), weight, bias
 

@@ -147,7 +147,8 @@ def _finish_forward(
 ):  # fmt: skip
     """From the moments of channels ``c`` to the coefficients of y.
 
-    The table is filled for channels below ``written``: C of them, or none. The mean is ``origin + gap``: where it rounds, ``lost`` has what is left.
+    The table is filled for channels below ``written``: C of them, or none. The mean is
+    ``origin + gap``: where it rounds, ``lost`` has what is left.
     """
     mean = origin + gap
     back = mean - origin
