@@ -15,6 +15,7 @@ git ls-files -z | xargs -0 cp --parents -t "$work"
 cd "$work"
 sed -Ei '/^(torch|torchvision|triton|numpy|setuptools|nvidia.*|cuda.*)==/d' constraints.txt
 printf 'torch==%s\ntorchvision==%s\nnumpy<2.4\n' "$torch" "$torchvision" >>constraints.txt
+sed -i '/^    "triton>=/d' pyproject.toml # torch brings the one it fits
 python3 -m venv .venv
 .venv/bin/pip install -q -c constraints.txt -e ".[test]"
 .venv/bin/python -c 'import torch; print("torch", torch.__version__)'
