@@ -93,13 +93,16 @@ def _spread(survey: Survey, off: Sequence[BatchDependence], p: float) -> Finding
             f"{_WRONG_RATIO:g} times or more, and no batch renorm corrects for it."
         ),
         advice=(
-            "Shuffle the data: DataLoader(..., shuffle=True), a shuffle buffer for streams. Where "
-            "batches have to be like this, use batch renorm."
+            "Shuffle: DataLoader(..., shuffle=True), a buffer for streams. Else use batch renorm; "
+            "backward='moving' if several such batches make a gradient."
         ),
         code="" if corrected else conversion(survey),
         gain=(
             "On ImageNet, in batches of 16 classes with two images each, batch renorm reached "
-            "78.5%, as with independent batches (Ioffe 2017)."
+            "78.5%, as with independent batches (Ioffe 2017). On CIFAR-10, where 8 examples of two "
+            "classes shared statistics, batch norm ended at 20.7%, batch renorm at 59.1% and with "
+            'backward="moving" at 73.5%, as on random batches '
+            "(renorm reproduce moving-backward --scale laptop)."
         ),
         weight=ratio / RATIO,
     )
