@@ -77,6 +77,10 @@ def settings(case: Case) -> dict:
     }
 
 
+def _without_bias(case: Case) -> dict:
+    return {name: value for name, value in settings(case).items() if name != "bias"}
+
+
 def renorm_settings(case: Case) -> dict:
     return {
         "limits": limits.fixed(*case.limits),
@@ -101,7 +105,10 @@ def _lazy(case: Case) -> nn.Module:
 
 
 def _torch(case: Case) -> nn.Module:
-    return TORCH[len(case.shape)](case.shape[1], **settings(case))
+    layer = TORCH[len(case.shape)](case.shape[1], **_without_bias(case))
+    if not case.bias:  # not every torch has the keyword
+        layer.register_parameter("bias", None)
+    return layer
 
 
 def _window_of_one(case: Case) -> nn.Module:
@@ -110,8 +117,9 @@ def _window_of_one(case: Case) -> nn.Module:
 
 
 def _without_noise(case: Case) -> nn.Module:
-    given = {name: value for name, value in settings(case).items() if name != "bias"}
-    return NoisyBatchNorm(case.shape[1], **given, n_mu=0, n_sigma=1, r_mu=0, r_sigma=0)
+    return NoisyBatchNorm(
+        case.shape[1], **_without_bias(case), n_mu=0, n_sigma=1, r_mu=0, r_sigma=0
+    )
 
 
 def _activated(case: Case) -> nn.Module:
