@@ -117,9 +117,9 @@ class _Normalize(torch.autograd.Function):
 
 
 class _NormalizeMoving(torch.autograd.Function):
-    """The same output; the gradient loses the averages in place of the batch's own moments.
+    """The same output; the gradient loses averages, or where ``own`` is true the batch's own means.
 
-    See ``renorm.kernels.moving``; it does so, too, where ``own`` is true.
+    The formula is that of ``renorm.kernels.moving``.
     """
 
     @staticmethod
