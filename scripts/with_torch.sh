@@ -19,4 +19,4 @@ sed -i '/^    "triton>=/d' pyproject.toml # torch brings the one it fits
 python3 -m venv .venv
 .venv/bin/pip install -q -c constraints.txt -e ".[test]"
 .venv/bin/python -c 'import torch; print("torch", torch.__version__)'
-.venv/bin/pytest -W ignore::DeprecationWarning -W ignore::UserWarning:torch "$@"
+.venv/bin/pytest -W ignore::DeprecationWarning -W 'ignore:TypedStorage is deprecated:UserWarning' "$@"

@@ -51,7 +51,7 @@ def test_a_name_is_one_however_it_is_written(given: str, name: str) -> None:
     [
         ("batch_nrom", "Did you mean 'batch_norm'"),
         ("batch_nrom(groups=1)", "Did you mean 'batch_norm'"),
-        ("group_norm(size=1)", "no option 'size'. Did you mean 'group_size'? It has groups"),
+        ("group_norm(size=1)", r"no option 'size'\. Did you mean 'group_size'\? It has groups"),
         ("none(size=1)", "has no option 'size'. It has none"),
         ("cross_iteration(burn_in='x')", "'burn_in' .* is a number, .* got 'x'"),
         ("batch_renorm(momentum='x')", "'momentum' .* is a number, .* got 'x'"),

@@ -49,8 +49,9 @@ def to_batchnorm(
             error the model is as it was.
 
     >>> from renorm.conversion import convert
-    >>> to_batchnorm(convert(nn.BatchNorm1d(4)), momentum=0.1)
-    BatchNorm1d(4, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    >>> model = to_batchnorm(convert(nn.BatchNorm1d(4)), momentum=0.1)
+    >>> type(model) is nn.BatchNorm1d, model.momentum
+    (True, 0.1)
     """
     number = isinstance(momentum, int | float) and 0 <= momentum <= 1
     if not (number or momentum is None or momentum == "keep"):
