@@ -50,8 +50,8 @@ from renorm.errors import ArgumentError, RenormError
 from renorm.lab.conditions import Shuffled
 from renorm.lab.data import digits
 from renorm.lab.models import ConvNet
-from renorm.names import known
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
+from renorm.names import known
 from renorm.nn.sharing import Sync
 from renorm.report.statistics import estimate, paired
 from renorm.report.wording import in_points

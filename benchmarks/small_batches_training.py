@@ -27,8 +27,8 @@ from renorm.lab.data import Images
 from renorm.lab.devices import average_statistics, replicas
 from renorm.lab.isolation import isolated
 from renorm.lab.models.resnet import Block
-from renorm.names import known
 from renorm.lab.tasks.supervised import MOMENTUM, WEIGHT_DECAY
+from renorm.names import known
 
 WIDTHS = (16, 32, 64)
 CHANNEL_GROUPS = 8
