@@ -175,3 +175,9 @@ def test_a_full_disk_leaves_what_was_there(store: Store) -> None:
     assert store.path.read_bytes() == before
     store.append(SECOND)
     assert store.read() == (by_run(FIRST, SECOND), None)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
+def test_a_device_is_no_results_file(name: str) -> None:
+    with pytest.raises(RecordError, match=r"is a device or a pipe\. Give"):
+        Store(Path(name)).read()

@@ -55,6 +55,8 @@ class Store:
             RecordError: a line that is no record, with its number; or the file cannot be read.
         """
         try:
+            if self.path.is_char_device() or self.path.is_fifo():  # it may have no end
+                raise RecordError(f"{self.path} is a device or a pipe. Give a results file.")
             content = self.path.read_bytes()
         except FileNotFoundError:
             return {}, None
