@@ -292,11 +292,12 @@ class _Normalize(torch.autograd.Function):
             Kept(*ctx.saved_tensors, *ctx.settings),
             ctx.needs_input_grad[:4],
         )
+        strides, sizes = ctx.layout
+        sizes = sizes if kept.x.stride() == strides else None  # a hook may have changed it
         if ctx.averages is not None:
-            dx, dweight, dbias, dresidual = _moving(dy, kept, needs, ctx.averages, ctx.removes_own)
+            given = (ctx.averages, ctx.removes_own, sizes)
+            dx, dweight, dbias, dresidual = _moving(dy, kept, needs, *given)
         elif is_last_derivative(dy):
-            strides, sizes = ctx.layout
-            sizes = sizes if kept.x.stride() == strides else None  # a hook may have changed it
             dx, dweight, dbias, dresidual = gradients(dy, kept, needs, sizes)
         else:
             dx, dweight, dbias, dresidual = _differentiable(dy, kept, needs)
@@ -367,21 +368,26 @@ def gradients(
 
 
 def _moving(
-    dy: Tensor, kept: Kept, needs: Sequence[bool], averages: Averages, removes_own: bool
+    dy: Tensor,
+    kept: Kept,
+    needs: Sequence[bool],
+    averages: Averages,
+    removes_own: bool,
+    sizes: Sizes | None,
 ) -> Gradients:
     """The gradients of ``backward="moving"``; the averages are moved."""
     moving.check_gradient(dy)
     need_x, need_weight, need_bias, need_residual = needs
     dy = _like(dy.clone() if dy._is_zerotensor() else dy, kept.x)
     with_x = (need_x and removes_own, True, True, need_residual and removes_own)
-    dx, dweight, dbias, dresidual = gradients(dy, kept, with_x)
+    dx, dweight, dbias, dresidual = gradients(dy, kept, with_x, sizes)
     assert dweight is not None
     assert dbias is not None
     values = dweight.new_tensor(kept.x[:, :1].numel()) if kept.mask is None else kept.mask.sum()
     removed = moving.moved(averages, dweight, dbias, values)
     if not removes_own and (need_x or need_residual):
         dx, _, _, dresidual = gradients(
-            dy, kept, (need_x, False, False, need_residual), removed=removed
+            dy, kept, (need_x, False, False, need_residual), sizes, removed
         )
     return dx, dweight if need_weight else None, dbias if need_bias else None, dresidual
 
